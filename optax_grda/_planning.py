@@ -1,0 +1,110 @@
+"""Before training: what threshold a setting reaches, and what c a sparsity needs."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optax_grda._accumulator import check_number
+
+PyTree = Any
+
+
+def predicted_threshold(
+    learning_rate: optax.ScalarOrSchedule, c: float, mu: float, steps: int
+) -> float:
+    r"""The threshold that :func:`grda` reaches after so many steps.
+
+    At a constant learning rate :math:`L_n = c\, \gamma^{1/2} (n \gamma)^\mu`; for a
+    schedule the increments are summed, in float64, on the host.
+
+    Args:
+      learning_rate, c, mu: as for :func:`grda`, not traced.
+      steps: n >= 0.
+
+    Returns:
+      The threshold. Weights within it are zero: compare it with the moduli that SGD's
+      weights have.
+
+    Raises:
+      ValueError: if an argument is outside the range that :func:`grda` asks for, or
+        ``steps`` is negative.
+
+    Example:
+      >>> import optax
+      >>> from optax_grda import predicted_threshold
+      >>> print(f"{predicted_threshold(0.1, c=0.005, mu=0.51, steps=10_000):.4f}")
+      0.0536
+      >>> schedule = optax.linear_schedule(0.1, 0.0, 10_000)
+      >>> print(f"{predicted_threshold(schedule, c=0.005, mu=0.51, steps=10_000):.4f}")
+      0.0354
+    """
+    check_number(
+        "learning_rate", learning_rate, "> 0", lambda x: x > 0, or_schedule=True
+    )
+    check_number("c", c, ">= 0", lambda x: x >= 0)
+    check_number("mu", mu, "in (0, 1]", lambda x: 0 < x <= 1)
+    check_number("steps", steps, ">= 0", lambda x: x >= 0)
+    if not callable(learning_rate):
+        return float(c * learning_rate**0.5 * (steps * learning_rate) ** mu)
+    counts = jnp.arange(steps, dtype=jnp.int32)
+    gamma = np.asarray(jax.vmap(learning_rate)(counts), np.float64)
+    powers = np.arange(steps + 1, dtype=np.float64) ** mu
+    return float(c * np.sum(gamma ** (mu + 0.5) * np.diff(powers)))
+
+
+def c_for_sparsity(
+    accumulator: PyTree,
+    sparsity: float,
+    learning_rate: optax.ScalarOrSchedule,
+    mu: float,
+    steps: int,
+) -> float:
+    """The c with which :func:`grda` ends at a sparsity, if the accumulator stays as is.
+
+    It is the c whose threshold after ``steps`` steps is the quantile of the moduli in
+    the accumulator. It does not stay as it is: weights that matter grow with the
+    threshold, so c comes out low, and the less so the longer the run was that the
+    accumulator comes from. For 80 / 90 / 95 % on the digits network over 60 epochs
+    (mean of 5 seeds; mu 0.6, learning rate 0.1), training with the c found gave
+
+    - 70 / 80 / 85 %, from one epoch of plain SGD,
+    - 77 / 87 / 92 %, from 15 epochs of :func:`target_sparsity`, ramp included,
+    - 79 / 89 / 94 %, from 30,
+    - 80 / 90 / 95 %, from 60.
+
+    So one epoch gives a lower bound, and a short run of :func:`target_sparsity` a
+    better one; to get the sparsity itself, train with that.
+
+    Args:
+      accumulator: ``state.accumulator`` of a run of :func:`grda` or
+        :func:`target_sparsity`; for SGD, its weights.
+      sparsity: the fraction of zeros wanted, in [0, 1).
+      learning_rate, mu, steps: of the run that c is for; steps > 0.
+
+    Returns:
+      c.
+
+    Raises:
+      ValueError: if an argument is out of its range, or the accumulator is empty.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from optax_grda import c_for_sparsity, predicted_threshold
+      >>> accumulator = {"kernel": jnp.array([0.1, -0.2, 0.3, -0.4, 0.5])}
+      >>> c = c_for_sparsity(accumulator, 0.6, learning_rate=0.1, mu=0.6, steps=1000)
+      >>> print(f"{predicted_threshold(0.1, c, mu=0.6, steps=1000):.2f}")
+      0.30
+    """
+    check_number("sparsity", sparsity, "in [0, 1)", lambda x: 0 <= x < 1)
+    check_number("steps", steps, "> 0", lambda x: x > 0)
+    moduli = [np.abs(np.asarray(v)).ravel() for v in jax.tree.leaves(accumulator)]
+    moduli = np.concatenate([np.zeros(0), *moduli])
+    if not moduli.size:
+        raise ValueError("accumulator must hold at least one entry, got none")
+    zeros = math.ceil(sparsity * moduli.size)
+    threshold = np.partition(moduli, zeros - 1)[zeros - 1] if zeros else 0.0
+    return float(threshold / predicted_threshold(learning_rate, 1.0, mu, steps))

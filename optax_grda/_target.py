@@ -1,0 +1,229 @@
+"""gRDA by sparsity: the threshold is steered to a wanted fraction of zeros."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_grda._accumulator import (
+    Proximal,
+    check_number,
+    check_options,
+    check_trees,
+    descend,
+    init_accumulator,
+    threshold_dtype,
+    threshold_weights,
+    updates_to,
+    value_at,
+)
+from optax_grda._sparsity import sparsity as fraction_of_zeros
+
+# Without `from __future__ import annotations`, for the reason given in _grda.py.
+
+
+class TargetSparsityState(NamedTuple):
+    """State of :func:`target_sparsity`. dtypes of a threshold as in GrdaState."""
+
+    # n, steps taken. shape=(), dtype=jnp.int32. (Tuples have a method of that name.)
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    threshold: jax.Array  # L_n. shape=(), dtype of a threshold
+    floor: jax.Array  # what L_1, L_2, ... stay above. shape=(), dtype of a threshold
+    sparsity: jax.Array  # s_n, reached by the last step. shape=(), dtype=jnp.float32
+    accumulator: optax.Params  # v_n. shapes of params, dtypes of at least float32
+
+
+def target_sparsity(
+    learning_rate: optax.ScalarOrSchedule,
+    sparsity: optax.ScalarOrSchedule,
+    *,
+    gain: jax.typing.ArrayLike = 0.5,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+    proximal: Proximal | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""gRDA that reaches the sparsity asked for: no c, no mu.
+
+    The accumulator and the weights are those of :func:`grda`. The threshold does not
+    follow a law of its own but is steered: after every step the zeros are counted, and
+    the threshold grows where there are too few, and falls where there are too many:
+
+    .. math::
+
+      \begin{align*}
+        v_n &= v_{n-1} - \gamma_n g_n, \qquad w_n = S(v_n, L_n), \\
+        s_n &= \text{fraction of zeros in } w_n, \\
+        L_n &= L_{n-1} \exp(k\,(s^*_n - s_{n-1}))
+      \end{align*}
+
+    with :math:`s^*` the sparsity asked for and :math:`k` the gain. Let :math:`s^*` rise
+    from 0, as :func:`sparsity_ramp` does, and be at its end before the learning rate
+    falls: weights that matter need time to grow with the threshold. (Asked for 95 % at
+    once, the threshold is there within some ten steps: the digits network died of it.)
+
+    **Why it is stable.** Let :math:`F(L)` be the fraction of entries with
+    :math:`|v| \le L`. A small error :math:`e = s^* - s` moves :math:`\log L` by
+    :math:`k e` and becomes :math:`(1 - k \rho)\, e`, where :math:`\rho = L F'(L)` is
+    what an e-fold of the threshold adds to the sparsity. The error shrinks while
+    :math:`k \rho < 2`, and without overshoot while :math:`k \rho \le 1`. Where large
+    entries are rarer than small ones, :math:`F` is concave and
+    :math:`\rho \le F(L) \le 1`, at any scale of the weights (on digits at most 0.55);
+    so a gain of 1/2 leaves room for entries that crowd around the threshold. Entries
+    that all sit at one value, as the scales of BatchNorm alone, ask for a lower one.
+
+    What is left of the error is lag. A ramp that rises by :math:`r` a step is followed
+    :math:`r / (k \rho)` behind. And since weights that matter grow with the threshold,
+    which therefore has to grow on, about as :math:`n^\mu`, the sparsity ends
+    :math:`\mu / (k n)` short: 0.04 points after 2,640 steps.
+
+    **Small and large networks.** Of d entries, one too many moves the threshold by
+    k / d of itself, so a small network does not ring: it stays within an entry or two
+    of the target. A large one answers as fast, since :math:`\rho` is a fraction. (With
+    a ``proximal`` of groups, a unit takes the place of the entry.)
+
+    **What it reached.** Digits network, 60 epochs, 5 seeds, ramp over 36: asked for
+    50 / 80 / 90 / 95 / 98 %, no seed was more than 0.04 points off, at a constant and
+    at three falling learning rates. Test accuracy at the constant one: 98.6 / 98.2 /
+    98.0 / 97.7 / 96.8 %; of :func:`grda`, with c found by hand for each sparsity, 98.8
+    / 98.3 / 98.2 / 97.7 / 97.0 (the seeds' standard deviation is 0.3 to 0.9); of SGD,
+    98.6. The exact quantile of :math:`|v|` for :math:`L_n`, at the price of a sort, was
+    no better, and no gain from 0.2 to 3 was worse. The cost is that of :func:`grda` and
+    the count.
+
+    Args:
+      learning_rate: as for :func:`grda`. (The threshold follows the target also while
+        the learning rate is 0.)
+      sparsity: :math:`s^*`, a number in [0, 1), or a schedule that maps the count of
+        steps already taken to one.
+      gain: k, in (0, 2). A low one, such as 0.05, approaches a constant ``sparsity``
+        more gently, and lags more.
+      accumulator_dtype: as for :func:`grda`.
+      proximal: as for :func:`grda`.
+
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` whose state is a
+      :class:`TargetSparsityState`; ``state.sparsity`` is there to be logged. It is used
+      as :func:`grda` is, and comes last in a chain as that does. Under
+      :func:`optax.partition` the target is over the leaves of its label. Under ``jit``
+      over a mesh it is over whole arrays; inside ``shard_map`` it is over what a device
+      sees.
+
+    Raises:
+      ValueError: if ``sparsity`` is a number outside [0, 1) or ``gain`` one outside
+        (0, 2); in ``init``, if params hold no entry; else as :func:`grda`.
+      TypeError: as :func:`grda`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from optax_grda import sparsity_ramp, target_sparsity
+      >>> def loss(w):  # the first 100 of 1,000 entries matter
+      ...     return jnp.mean(jnp.square(w[:100] - 1.0))
+      >>> params = jax.random.normal(jax.random.key(0), (1000,))
+      >>> optimizer = target_sparsity(0.1, sparsity_ramp(0.85, steps=200))
+      >>> state = optimizer.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> for _ in range(300):
+      ...     params, state = step(params, state)
+      >>> print(f"{jnp.mean(params == 0):.1%} {state.sparsity:.1%}")
+      85.0% 85.0%
+
+    References:
+      Chao et al., `Directional Pruning of Deep Neural Networks
+      <https://arxiv.org/abs/2006.09358>`_, NeurIPS 2020, for everything but the law of
+      the threshold, which is ours: the paper's Theorem 3.1 does not cover it.
+    """
+    check_options(learning_rate, accumulator_dtype)
+    check_number(
+        "sparsity", sparsity, "in [0, 1)", lambda x: 0 <= x < 1, or_schedule=True
+    )
+    check_number("gain", gain, "in (0, 2)", lambda x: 0 < x < 2)
+
+    def init_fn(params: optax.Params) -> TargetSparsityState:
+        accumulator = init_accumulator(params, accumulator_dtype)
+        dtype = threshold_dtype(accumulator)
+        sparsity = fraction_of_zeros(params)  # raises if there is nothing to count
+        return TargetSparsityState(
+            count=jnp.zeros((), jnp.int32),
+            threshold=jnp.zeros((), dtype),
+            floor=_floor(accumulator, dtype),
+            sparsity=sparsity,
+            accumulator=accumulator,
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: TargetSparsityState,
+        params: optax.Params | None = None,
+        **extra_args,
+    ) -> tuple[optax.Updates, TargetSparsityState]:
+        del extra_args
+        check_trees(updates, state.accumulator, params)
+        dtype = state.threshold.dtype
+        wanted = value_at(sparsity, state.count, dtype)
+        error = wanted - state.sparsity.astype(dtype)
+        growth = jnp.exp(jnp.asarray(gain).astype(dtype) * error)
+        threshold = jnp.maximum(state.threshold * growth, state.floor)
+        gamma = value_at(learning_rate, state.count, dtype)
+        accumulator = descend(state.accumulator, updates, gamma)
+        weights = threshold_weights(accumulator, threshold, params, proximal)
+        state = TargetSparsityState(
+            count=jnp.asarray(optax.safe_increment(state.count)),
+            threshold=threshold,
+            floor=state.floor,
+            sparsity=fraction_of_zeros(weights),
+            accumulator=accumulator,
+        )
+        return updates_to(weights, params), state
+
+    # Optax's protocol has update take any state; ours takes what init makes.
+    return optax.GradientTransformationExtraArgs(
+        init_fn,
+        update_fn,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
+    r"""The sparsity :math:`s (1 - (1 - n / N)^3)`: steep at first, then level.
+
+    The cubic of gradual pruning: most zeros come while many weights are redundant. It
+    stays at ``final`` after ``steps``; leave a third of the training or more for that.
+
+    Args:
+      final: s, in [0, 1).
+      steps: N > 0, steps to reach it.
+
+    Returns:
+      A schedule for :func:`target_sparsity`. (To start later, join it behind a constant
+      with :func:`optax.join_schedules`.)
+
+    Raises:
+      ValueError: if ``final`` is outside [0, 1) or ``steps`` is not positive.
+
+    Example:
+      >>> from optax_grda import sparsity_ramp
+      >>> ramp = sparsity_ramp(0.9, steps=1000)
+      >>> print(f"{ramp(0):.3f} {ramp(500):.3f} {ramp(2000):.3f}")
+      0.000 0.787 0.900
+
+    References:
+      Zhu and Gupta, `To prune, or not to prune
+      <https://arxiv.org/abs/1710.01878>`_, 2017, equation 1.
+    """
+    check_number("final", final, "in [0, 1)", lambda x: 0 <= x < 1)
+    check_number("steps", steps, "> 0", lambda x: x > 0)
+    return optax.polynomial_schedule(0.0, final, power=3, transition_steps=steps)
+
+
+def _floor(accumulator: optax.Params, dtype: jnp.dtype) -> jax.Array:
+    """1e-4 of the mean modulus: nearly no zeros, and few e-folds from many.
+
+    Without it a threshold of 0 could not grow, nor come back after a long time at a
+    target of 0. The smallest normal number serves params that are all zero.
+    """
+    leaves = jax.tree.leaves(accumulator)
+    modulus = sum(jnp.sum(jnp.abs(v)).astype(dtype) for v in leaves)
+    mean = modulus / float(sum(v.size for v in leaves))
+    return jnp.maximum(1e-4 * mean, jnp.finfo(dtype).tiny)

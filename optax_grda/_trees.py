@@ -1,0 +1,60 @@
+"""Pytrees of weights as vectors, in at least float32.
+
+Sums run over one leaf at a time with ``jnp.sum``, which XLA adds up as a tree: right to
+a few roundings at any size, and at home on any sharding (``jnp.vdot`` would flatten the
+leaves first, and gather them).
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_grda._proximal import at_least_float32
+
+PyTree = Any
+
+
+def widen(tree: PyTree) -> PyTree:
+    """The leaves as arrays of at least float32."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, at_least_float32(jnp.result_type(x))), tree
+    )
+
+
+def combine(like: PyTree, *terms: tuple[jax.typing.ArrayLike, PyTree]) -> PyTree:
+    """The sum of scalar * tree over the terms, rounded to the dtypes of ``like``."""
+    scalars, trees = zip(*terms, strict=True)
+
+    def leaf(x, *leaves):
+        scaled = (
+            jnp.asarray(scalar, y.dtype) * y
+            for scalar, y in zip(scalars, leaves, strict=True)
+        )
+        return functools.reduce(operator.add, scaled).astype(jnp.result_type(x))
+
+    return jax.tree.map(leaf, like, *map(widen, trees))
+
+
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    """a - b, in at least float32."""
+    return jax.tree.map(jnp.subtract, widen(a), widen(b))
+
+
+def total(tree: PyTree) -> jax.Array:
+    """The sum of all entries, in the widest dtype of a leaf."""
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
+    widest = max((s.dtype for s in sums), key=lambda dtype: dtype.itemsize)
+    return jnp.sum(jnp.stack([s.astype(widest) for s in sums]))
+
+
+def dot(a: PyTree, b: PyTree) -> jax.Array:
+    """The inner product, of trees that are widened already."""
+    return total(jax.tree.map(jnp.multiply, a, b))
+
+
+def norm(a: PyTree) -> jax.Array:
+    """The Euclidean norm, of a tree that is widened already."""
+    return jnp.sqrt(dot(a, a))

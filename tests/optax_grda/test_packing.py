@@ -1,0 +1,319 @@
+"""pack and unpack: exact to the bit, never large, and no file is trusted."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors import numpy as safetensors
+
+from optax_grda.packing import PackingError, pack, unpack
+
+DTYPES = [
+    np.dtype(name)
+    for name in (
+        *("bool", "int8", "uint16", "int32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+        *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn),
+    )
+]
+
+
+def bits(array):
+    return np.asarray(array, order="C").reshape(-1, 1).view(np.uint8)
+
+
+def assert_same(got, expected):
+    """Structure, shapes, dtypes and every bit."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for leaf, wanted in zip(
+        jax.tree.leaves(got), jax.tree.leaves(expected), strict=True
+    ):
+        assert isinstance(leaf, np.ndarray)
+        assert leaf.shape == wanted.shape
+        assert leaf.dtype == wanted.dtype
+        np.testing.assert_array_equal(bits(leaf), bits(wanted))
+
+
+def sparse(shape, density=0.1, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    dense = rng.standard_normal(shape)
+    return np.where(rng.random(shape) < density, dense, 0).astype(dtype)
+
+
+@st.composite
+def arrays(draw):
+    """Random bits, many of them zeros; small, or large enough to be packed."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(hnp.array_shapes(min_dims=0, min_side=0, max_side=40, max_dims=3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size = math.prod(shape)
+    raw = rng.integers(
+        0, 2 if dtype.kind == "b" else 256, (size, dtype.itemsize), np.uint8
+    )
+    raw[rng.random(size) >= draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))] = 0
+    return raw.view(dtype).reshape(shape)
+
+
+def names(tree):
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+KEYS = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]))
+TREES = st.recursive(
+    arrays(),
+    lambda inner: st.dictionaries(
+        KEYS.filter(lambda key: key not in ("", "__metadata__")), inner, min_size=1
+    ),
+    max_leaves=4,
+).filter(lambda tree: not any(name.endswith(":mask") for name in names(tree)))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("packing") / "params.safetensors"
+
+
+@given(params=TREES)
+def test_nested_dicts_come_back_to_the_bit(path, params):
+    pack(params, path)
+    assert_same(unpack(path), params)
+    assert_same(unpack(path, like=params), params)
+
+
+@given(leaves=st.lists(arrays(), max_size=4))
+def test_file_is_hardly_larger_than_a_dense_one(path, leaves):
+    pack(leaves, path)
+    known = [
+        leaf.dtype.kind in "biuf" or leaf.dtype == ml_dtypes.bfloat16 for leaf in leaves
+    ]
+    stored = {
+        str(n): leaf if keeps else bits(leaf)
+        for n, (leaf, keeps) in enumerate(zip(leaves, known, strict=True))
+    }
+    dense = len(safetensors.save(stored))
+    assert path.stat().st_size <= dense + 80 * (1 + known.count(False))
+
+
+@pytest.mark.parametrize(("density", "ratio"), [(0.1, 7.5), (0.05, 12.0)])
+def test_sparse_file_is_as_small_as_promised(path, density, ratio):
+    params = {"kernel": sparse((512, 512), density)}
+    pack(params, path)
+    assert path.stat().st_size * ratio <= params["kernel"].nbytes
+
+
+def test_negative_zero_and_nan_payloads_are_kept(path):
+    leaf = np.zeros(1000, np.float32)
+    leaf[3] = -0.0
+    leaf[5:7] = np.array([0x7FC00001, 0xFFA00002], np.uint32).view(np.float32)
+    pack(leaf, path)
+    assert path.stat().st_size < 600
+    assert_same(unpack(path), leaf)
+
+
+def test_file_can_be_read_by_hand(path):
+    """As the docstring of the module tells."""
+    kernel = sparse((50, 60))
+    pack({"layer": {"kernel": kernel}}, path)
+    tensors = safetensors.load_file(path)
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    table = json.loads(header["__metadata__"]["leaves"])
+    assert table == {"layer/kernel": ["float32", [50, 60]]}
+    mask = np.unpackbits(tensors["layer/kernel:mask"], count=kernel.size).view(bool)
+    np.testing.assert_array_equal(mask.reshape(kernel.shape), kernel != 0)
+    np.testing.assert_array_equal(tensors["layer/kernel"], kernel[kernel != 0])
+
+
+def test_template_restores_other_pytrees(path):
+    state = nnx.state(nnx.Linear(20, 30, rngs=nnx.Rngs(0)))
+    pack(state, path)
+    restored = unpack(path, like=jax.eval_shape(lambda: state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    np.testing.assert_array_equal(
+        jax.tree.leaves(restored)[1], jax.tree.leaves(state)[1]
+    )
+    mixed = ({"a": jnp.ones(3)}, [jnp.zeros((2, 2), jnp.bfloat16)], 1.5)
+    pack(mixed, path)
+    assert_same(unpack(path, like=mixed), jax.tree.map(np.asarray, mixed))
+
+
+def test_other_layouts_and_byte_orders_give_the_same_values(path):
+    kernel = sparse((40, 50))
+    for array in (kernel.T, np.asfortranarray(kernel), kernel.astype(">f4")):
+        pack(array, path)
+        np.testing.assert_array_equal(unpack(path), array)
+        assert unpack(path).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        ({"a": np.ones(3)}, r"it lacks \['b'\], and the file lacks \[\]"),
+        (dict.fromkeys("abc", np.ones(3)), r"the file lacks \['c'\]"),
+        ({"a": np.ones(4), "b": np.ones(3)}, r"\(3,\)\) at a: got .*\(4,\)"),
+        ({"a": np.ones(3, "f4"), "b": np.ones(3)}, "float64.* at a: got .*float32"),
+    ],
+)
+def test_template_that_differs_is_named(path, like, message):
+    pack({"a": np.ones(3), "b": np.ones(3)}, path)
+    with pytest.raises(ValueError, match=message):
+        unpack(path, like=like)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"a": np.array(["x"])}, TypeError, "float or complex dtypes, got <U1 at a"),
+        ({"a": object()}, TypeError, "got object at a"),
+        ({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, ValueError, "two leaves named"),
+        ({"a": np.ones(1), "a:mask": np.ones(1)}, ValueError, "a leaf 'a:mask'"),
+    ],
+)
+def test_params_that_cannot_be_packed_are_named(tmp_path, params, error, message):
+    with pytest.raises(error, match=message):
+        pack(params, tmp_path / "file")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("a", "a/b/c")])
+def test_leaf_within_a_leaf_needs_a_template(path, names):
+    params = {name: np.ones(2) for name in names}
+    pack(params, path)
+    with pytest.raises(ValueError, match="like must be given"):
+        unpack(path)
+    assert_same(unpack(path, like=params), params)
+
+
+def test_interrupted_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "params.safetensors"
+    pack(np.arange(3), path)
+
+    def full(descriptor):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        pack(np.arange(5), path)
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(unpack(path), np.arange(3))
+
+
+def test_missing_file_and_directory_are_told_from_damage(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        unpack(tmp_path / "none")
+    with pytest.raises(FileNotFoundError):
+        pack(np.ones(1), tmp_path / "none" / "file")
+
+
+PACKED = {"kernel": sparse((40, 50)), "half": sparse(300, dtype=ml_dtypes.bfloat16)}
+
+
+@given(data=st.data())
+def test_truncated_file_is_a_packing_error(path, data):
+    pack(PACKED, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(PackingError, match="is damaged, or no packed file"):
+        unpack(path)
+
+
+@hypothesis.settings(max_examples=300)
+@given(data=st.data())
+def test_damaged_header_is_a_packing_error_or_harmless(path, data):
+    pack(PACKED, path)
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        unpack(path)
+    except PackingError as error:
+        assert str(path) in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({}, None),
+        ({}, {"format": "pt"}),
+        ({}, {"format": "optax_grda.packing/1"}),
+        ({}, {"leaves": "["}),
+        ({}, {"leaves": "[1]"}),
+        ({}, {"leaves": '{"a":["float32",[2]]}'}),
+        ({"a": np.ones(2, "f4")}, {"leaves": '{"a":["float32",[3]]}'}),
+        ({"a": np.ones(2, "f4")}, {"leaves": '{"a":["object",[1]]}'}),
+        ({"a": np.ones(2, "f4")}, {"leaves": '{"a":["f\\u00fcnf",[2]]}'}),
+        (
+            {"a": np.ones(2, "f4"), "a:mask": np.uint8([7])},
+            {"leaves": '{"a":["float32",[8]]}'},
+        ),
+        (
+            {"a": np.ones(2, "f4"), "a:mask": np.uint8([3])},
+            {"leaves": '{"a":["float32",[9]]}'},
+        ),
+        (
+            {"a": np.ones(2, "f4"), "a:mask": np.uint8([3])},
+            {"leaves": '{"a":["float32",[-8, -1]]}'},
+        ),
+    ],
+)
+def test_file_whose_parts_do_not_fit_is_a_packing_error(path, tensors, metadata):
+    if metadata and "leaves" in metadata:
+        metadata = {"format": "optax_grda.packing/1", **metadata}
+    safetensors.save_file(tensors, path, metadata)
+    with pytest.raises(PackingError, match="is damaged, or no packed file"):
+        unpack(path)
+
+
+def test_file_is_read_without_jax_and_ml_dtypes(path):
+    """By this one source file, on NumPy and safetensors alone."""
+    code = """
+import importlib.util, sys
+for name in ("jax", "optax", "ml_dtypes"):
+    sys.modules[name] = None
+spec = importlib.util.spec_from_file_location("packing", sys.argv[1])
+packing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(packing)
+try:
+    print(packing.unpack(sys.argv[2])["kernel"].sum())
+except ImportError as error:
+    print(error)
+"""
+
+    def read_alone():
+        source = sys.modules["optax_grda.packing"].__file__
+        return subprocess.run(
+            [sys.executable, "-c", code, source, path],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    pack({"kernel": np.eye(50)}, path)
+    assert read_alone() == "50.0"
+    pack(PACKED, path)
+    assert read_alone() == "half is of dtype bfloat16: install ml_dtypes to unpack it"
+
+
+def test_missing_safetensors_is_named_with_the_extra(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"pip install 'optax-grda\[safetensors\]'"):
+        pack(np.ones(1), path)
+    with pytest.raises(ImportError, match=r"pip install 'optax-grda\[safetensors\]'"):
+        unpack(pathlib.Path("any"))
