@@ -1,0 +1,119 @@
+"""The networks by name: what builds each, and which images it was made for."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models._initializers import he_normal
+from models.cnn import KerasCNN
+from models.mlp import MLP
+from models.resnet import ResNet
+from models.vgg import VGG, AuthorsVGG
+from models.wide_resnet import WideResNet
+
+
+class Spec(NamedTuple):
+    """A network, and the images its published weights expect."""
+
+    network: Callable[..., nnx.Module]  # network(num_classes, *, image_shape, ...)
+    image_shape: tuple[int, int, int]  # height, width, channels
+    mean: tuple[float, ...]  # per channel, of images scaled to [0, 1]; subtracted,
+    std: tuple[float, ...]  # and then divided by
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+# VGG on CIFAR with ImageNet's mean, WideResNet with its own: so the authors did.
+_SPECS = {
+    "vgg16": Spec(VGG, (32, 32, 3), **IMAGENET),
+    "vgg16bn": Spec(functools.partial(VGG, batch_norm=True), (32, 32, 3), **IMAGENET),
+    "vgg16bn-authors": Spec(AuthorsVGG, (32, 32, 3), **IMAGENET),
+    "wrn28x10": Spec(WideResNet, (32, 32, 3), **CIFAR),
+    "resnet50": Spec(ResNet, (224, 224, 3), **IMAGENET),
+    "keras-cnn": Spec(KerasCNN, (32, 32, 3), mean=(0.0,) * 3, std=(1.0,) * 3),
+    "mnist-mlp": Spec(
+        functools.partial(MLP, features=(512,)),
+        (28, 28, 1),
+        mean=(0.0,),
+        std=(1.0,),
+    ),
+    "digits-mlp": Spec(
+        functools.partial(
+            MLP, features=(128, 64), kernel_init=lambda fan_in, _: he_normal(fan_in)
+        ),
+        (8, 8, 1),
+        mean=(0.0,),
+        std=(1.0,),
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that create and spec know."""
+    return tuple(_SPECS)
+
+
+def spec(name: str) -> Spec:
+    """The network of that name, its image shape and its normalisation.
+
+    Raises:
+      ValueError: if there is no network of that name; it lists those there are.
+    """
+    if name not in _SPECS:
+        raise ValueError(f"name must be one of {', '.join(_SPECS)}, got {name!r}")
+    return _SPECS[name]
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    rngs: nnx.Rngs,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    param_dtype: jax.typing.DTypeLike = jnp.float32,
+    **options,
+) -> nnx.Module:
+    """Builds a network with fresh weights, in training mode.
+
+    Args:
+      name: one of names().
+      num_classes: how many logits, at least 1.
+      rngs: its `params` stream draws the initial weights. Nothing random is stored.
+      dtype: what convolutions and dense layers compute in. BatchNorm's statistics and
+        the logits are float32 whatever it is.
+      param_dtype: what the parameters are stored in.
+      **options: the network's own: `image_shape` (for images of another size), depth
+        and widths, dropout.
+
+    Returns:
+      A module `model(images, rngs=None)` that maps normalised images (batch, height,
+      width, channels) to logits (batch, num_classes), float32. `model.train()` and
+      `model.eval()` switch dropout and BatchNorm; in training mode, dropout takes its
+      keys from the `dropout` stream of `rngs`. Apart from parameters its state holds
+      BatchNorm's running statistics alone.
+
+    Raises:
+      ValueError: if there is no network of that name, num_classes is below 1, or an
+        option is one the network cannot be built with.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import models
+      >>> from flax import nnx
+      >>> model = models.create("digits-mlp", num_classes=10, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((32, 8, 8, 1))).shape
+      (32, 10)
+      >>> graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    """
+    network, image_shape, _, _ = spec(name)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    options = {"image_shape": image_shape} | options
+    return network(
+        num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs, **options
+    )

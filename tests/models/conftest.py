@@ -1,0 +1,58 @@
+"""Tiny networks with every kind of layer, on weights that need no compiling."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import models
+
+VGG = {"image_shape": (8, 8, 3), "blocks": ((4, 4), (8,)), "hidden": 8}
+OPTIONS = {
+    "vgg16": VGG,
+    "vgg16bn": VGG,
+    "vgg16bn-authors": VGG,
+    "wrn28x10": {"image_shape": (8, 8, 3), "depth": 10, "widen_factor": 1},
+    "resnet50": {"image_shape": (32, 32, 3), "stage_sizes": (1, 2), "width": 4},
+    "keras-cnn": {"image_shape": (10, 10, 3), "widths": (4,), "hidden": 8},
+    "mnist-mlp": {"image_shape": (4, 4, 1), "features": (8,)},
+    "digits-mlp": {"image_shape": (4, 4, 1), "features": (8, 6)},
+}
+
+
+@pytest.fixture(params=models.names())
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def tiny():
+    """tiny(name, seed=0, **options): a network of that name with 5 classes."""
+
+    def build(name, seed=0, **options):
+        options = OPTIONS[name] | options
+        model = nnx.eval_shape(
+            lambda: models.create(name, num_classes=5, rngs=nnx.Rngs(0), **options)
+        )
+        rng = np.random.default_rng(seed)
+        for path, variable in nnx.to_flat_state(nnx.state(model)):
+            values = rng.standard_normal(variable.shape)
+            if variable.ndim > 1:
+                values /= np.sqrt(np.prod(variable.shape[:-1]))
+            else:
+                values = (path[-1] in ("scale", "var")) + 0.1 * values
+            variable.set_value(jnp.asarray(values, variable.dtype))
+        return model
+
+    return build
+
+
+@pytest.fixture
+def tiny_images():
+    """tiny_images(name): four images of the size that tiny(name) takes."""
+
+    def draw(name):
+        shape = (4, *OPTIONS[name]["image_shape"])
+        return jnp.float32(np.random.default_rng(7).standard_normal(shape))
+
+    return draw
