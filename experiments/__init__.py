@@ -1,0 +1,1 @@
+"""The experiments of the paper, runnable: ``python -m experiments.<command>``."""

@@ -1,0 +1,238 @@
+"""Datasets that fit in memory: digits, MNIST, CIFAR, and .npz files that users bring.
+
+What does not fit streams: :mod:`experiments.streaming`.
+"""
+
+import dataclasses
+import inspect
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TFDS_NAMES = ("mnist", "cifar10", "cifar100")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images, checked when the object is made.
+
+    Raises:
+      TypeError: if an array has another dtype than stated here.
+      ValueError: if the shapes do not fit together, a split is empty, a float pixel
+        lies outside [0, 1] or a label outside [0, num_classes).
+    """
+
+    name: str
+    train_images: np.ndarray  # (n, height, width, channels), uint8 or float32 in [0, 1]
+    train_labels: np.ndarray  # (n,), int32
+    test_images: np.ndarray  # (m, height, width, channels), dtype of train_images
+    test_labels: np.ndarray  # (m,), int32
+    num_classes: int
+
+    def __post_init__(self):
+        for split in ("train", "test"):
+            images = getattr(self, f"{split}_images")
+            labels = getattr(self, f"{split}_labels")
+            _check_images(f"{self.name}: {split}_images", images)
+            _check_labels(
+                f"{self.name}: {split}_labels", labels, len(images), self.num_classes
+            )
+        train, test = self.train_images, self.test_images
+        if test.shape[1:] != train.shape[1:] or test.dtype != train.dtype:
+            raise ValueError(
+                f"{self.name}: test_images must be like train_images, "
+                f"{train.shape[1:]} {train.dtype}: got {test.shape[1:]} {test.dtype}"
+            )
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Reads a dataset into memory.
+
+    Args:
+      name: one of
+
+        - ``"digits"``: scikit-learn's 1,797 images of 8x8 pixels, float32. The first
+          1,437 of ``numpy.random.default_rng(0).permutation(1797)`` are for training,
+          the other 360 for testing.
+        - ``"mnist"``, ``"cifar10"`` or ``"cifar100"`` (fine labels), prepared by
+          TensorFlow Datasets in array_record format. TensorFlow is not needed to read
+          them.
+        - a path that ends in ``.npz``: a file with the arrays ``train_images``,
+          ``train_labels``, ``test_images`` and ``test_labels``, images as
+          :class:`Dataset` has them and labels of any integer dtype. ``class_names``,
+          one a class, is optional; without it, the largest training label is the last
+          class.
+      data_dir: where TensorFlow Datasets looks; None means ``$TFDS_DATA_DIR``, or else
+        ``~/tensorflow_datasets``. Digits and ``.npz`` files do not need it.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      FileNotFoundError: if the data are not there. It says where they were expected
+        and which command prepares them.
+      ImportError: if tensorflow-datasets is needed and not installed.
+      TypeError, ValueError: if name is unknown, or an ``.npz`` file lacks an array or
+        does not make a valid :class:`Dataset`.
+    """
+    if name == "digits":
+        return _load_digits()
+    if name in TFDS_NAMES:
+        return _load_tfds(name, data_dir)
+    if name.endswith(".npz"):
+        return _load_npz(Path(name))
+    raise ValueError(
+        f"name must be 'digits', one of {TFDS_NAMES} or a path that ends in .npz, "
+        f"got {name!r}"
+    )
+
+
+def tfds_source(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    decoders: Mapping[str, Any] | None = None,
+) -> Sequence[dict[str, Any]]:
+    """Opens one split of a dataset that TensorFlow Datasets prepared.
+
+    Args:
+      name: the dataset's name there, such as ``"cifar10"``.
+      split: ``"train"``, for example.
+      data_dir: as for :func:`load`.
+      decoders: passed on to ``tfds.data_source``.
+
+    Returns:
+      A sequence with random access, of one dict an example.
+
+    Raises:
+      FileNotFoundError, ImportError: as for :func:`load`.
+      ValueError: if the dataset has no such split.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is read with tensorflow-datasets: pip install "
+            "tensorflow-datasets array_record (or bring an .npz file)"
+        ) from error
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    formats = set()
+    if builder.is_prepared():
+        formats = {known.value for known in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        raise FileNotFoundError(_how_to_prepare(builder, formats))
+    return builder.as_data_source(split, decoders=decoders, file_format="array_record")
+
+
+def _how_to_prepare(builder: Any, formats: set[str]) -> str:
+    """What is wrong with the directory of a tfds builder, and how to mend it."""
+    if formats:
+        command = (
+            f"tfds convert_format --dataset_version_dir={builder.data_dir} "
+            "--out_file_format=array_record"
+        )
+    else:
+        command = (
+            f"tfds build {builder.name} --data_dir={builder.data_dir_root} "
+            "--file_format=array_record"
+        )
+        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            manual = inspect.cleandoc(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)
+            command += f" --manual_dir=MANUAL_DIR\n{manual}"
+    return (
+        f"{builder.name}: {builder.data_dir} must hold dataset_info.json, "
+        f"features.json and {builder.name}-*.array_record* files, found "
+        f"{', '.join(sorted(formats)) or 'no dataset'}. This command, where TensorFlow "
+        f"is installed, prepares them:\n{command}"
+    )
+
+
+def _load_digits() -> Dataset:
+    import sklearn.datasets
+
+    digits = sklearn.datasets.load_digits()
+    images = (digits.images[..., None] / 16).astype(np.float32)
+    labels = digits.target.astype(np.int32)
+    train, test = np.split(np.random.default_rng(0).permutation(1797), [1437])
+    return Dataset(
+        "digits", images[train], labels[train], images[test], labels[test], 10
+    )
+
+
+def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
+    arrays = {}
+    for split in ("train", "test"):
+        source = tfds_source(name, split, data_dir)
+        # One call for all records: half the time of one by one.
+        examples = source.__getitems__(range(len(source)))
+        arrays[f"{split}_images"] = np.stack([x["image"] for x in examples])
+        arrays[f"{split}_labels"] = np.array([x["label"] for x in examples], np.int32)
+    num_classes = source.dataset_info.features["label"].num_classes
+    return Dataset(name, **arrays, num_classes=num_classes)
+
+
+def _load_npz(path: Path) -> Dataset:
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {path.absolute()}. It should hold the arrays {', '.join(names)}; "
+            f"write it with\n  numpy.savez({str(path)!r}, train_images=..., ...)"
+        )
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} must be an .npz file, a zip archive of arrays")
+    with np.load(path, allow_pickle=False) as file:
+        missing = [name for name in names if name not in file]
+        if missing:
+            raise ValueError(
+                f"{path} must hold the arrays {', '.join(names)}: "
+                f"{', '.join(missing)} missing, found {', '.join(file)}"
+            )
+        arrays = {name: file[name] for name in names}
+        class_names = file.get("class_names")
+    for name in ("train_labels", "test_labels"):
+        if not np.issubdtype(arrays[name].dtype, np.integer):
+            raise TypeError(
+                f"{path}: {name} must have an integer dtype, got {arrays[name].dtype}"
+            )
+        arrays[name] = arrays[name].astype(np.int32)
+    if class_names is None:
+        class_names = range(arrays["train_labels"].max(initial=-1) + 1)
+    return Dataset(str(path), **arrays, num_classes=len(class_names))
+
+
+def _check_images(name: str, images: np.ndarray) -> None:
+    if images.dtype not in (np.uint8, np.float32):
+        raise TypeError(f"{name} must be uint8 or float32, got {images.dtype}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"{name} must have the shape (n, height, width, channels) with no axis of "
+            f"length 0, got {images.shape}"
+        )
+    # Written so that NaN fails.
+    if images.dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"{name} must lie in [0, 1], got values from {images.min()} to "
+            f"{images.max()}"
+        )
+
+
+def _check_labels(
+    name: str, labels: np.ndarray, num_images: int, num_classes: int
+) -> None:
+    if labels.dtype != np.int32:
+        raise TypeError(f"{name} must be int32, got {labels.dtype}")
+    if labels.shape != (num_images,):
+        raise ValueError(
+            f"{name} must have the shape ({num_images},), one label an image, got "
+            f"{labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"{name} must lie in [0, {num_classes}), got values from {labels.min()} to "
+            f"{labels.max()}"
+        )

@@ -1,0 +1,73 @@
+"""Fixtures of the tests of experiments."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import models
+from models import _registry
+from models.vgg import VGG
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiles a program once, for all tests and the processes that they start."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+
+
+@pytest.fixture(scope="session")
+def write_tfds():
+    """A function that prepares a small TFDS directory in the real format.
+
+    It takes the name of a dataset that TFDS knows, a data_dir, and the examples of each
+    split, with images as files.
+    """
+    import tensorflow_datasets as tfds
+
+    def write(name, data_dir, splits):
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        builder.data_path.mkdir(parents=True)
+        writer = tfds.core.SequentialWriter(
+            builder.info, max_examples_per_shard=4, file_format="array_record"
+        )
+        writer.initialize_splits(list(splits))
+        writer.add_examples(splits)
+        writer.close_all()
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def tiny_vgg():
+    """The name of a VGG with BatchNorm and dropout that trains in seconds."""
+    network = functools.partial(
+        VGG, blocks=((4,), (8,)), hidden=8, batch_norm=True, dropout=0.2
+    )
+    spec = models.spec("vgg16bn")._replace(network=network, image_shape=(8, 8, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_registry._SPECS, "tiny-vgg", spec)
+        yield "tiny-vgg"
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory):
+    """The path of an .npz file of 32 training and 20 test images for that network."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    arrays = {}
+    for split, n in (("train", 32), ("test", 20)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 4, n)
+    np.savez(path, **arrays, class_names=list("abcd"))
+    return str(path)
