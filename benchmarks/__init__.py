@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured in one process on one machine, and what was measured."""
