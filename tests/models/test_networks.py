@@ -51,7 +51,7 @@ def test_a_wide_resnet_drops_between_the_convolutions_of_a_block(tiny):
         nnx.relu(block.norm2.bias[...]).reshape(1, 1, 1, -1), x.shape
     )
     np.testing.assert_allclose(
-        block(x, nnx.Rngs(0)), x + block.conv2(constant), atol=1e-5
+        block(x, nnx.Rngs(0)), x + block.conv2(constant), atol=1e-4
     )
 
 

@@ -84,7 +84,9 @@ def test_every_call_finds_the_same():
 def test_running_out_of_restarts_says_how_far_it_got():
     # The top one stands out, the others are too close together for a single restart.
     diagonal = jnp.append(jnp.linspace(0.9, 1.0, 999), 5.0)
-    with pytest.raises(RuntimeError, match=r"only 1 of k = 3 eigenpairs .*\[4\.9"):
+    with pytest.raises(
+        RuntimeError, match=r"only 1 of k = 3 eigenpairs .*\[(4\.9|5\.)"
+    ):
         top_eigenpairs(lambda v: diagonal * v, diagonal, 3, max_restarts=1)
 
 
