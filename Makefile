@@ -1,5 +1,6 @@
 # make demo    see a network train itself sparse (sets everything up first)
 # make test    what CI checks: format, lint, types, doctests, tests, coverage
+# make docs    build the user guide into docs/_build/html, running its code
 # make bench   the benchmark tables of benchmarks/
 # make lock    renew constraints.txt
 #
@@ -17,7 +18,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 DEMO_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo test check format docs bench lock clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -53,6 +54,15 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.docs: $(VENV)/.experiments
+	@echo "installing what the user guide needs into $(VENV) ..."
+	@$(INSTALL) --editable '.[experiments,docs]'
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -j 2 docs docs/_build/html
+	@echo "the guide is docs/_build/html/index.html"
+
 bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks.optimizer_step
 
@@ -62,4 +72,4 @@ lock:
 		--upgrade --output-file constraints.txt
 
 clean:
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache .coverage dist
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .coverage dist docs/_build
