@@ -1,7 +1,7 @@
 # make demo    see a network train itself sparse (sets everything up first)
 # make test    what CI checks: format, lint, types, doctests, tests, coverage
 # make docs    build the user guide into docs/_build/html, running its code
-# make bench   the benchmark tables of benchmarks/
+# make bench   benchmark tables that need neither data nor a GPU; benchmarks/ has more
 # make lock    renew constraints.txt
 #
 # `make test PYTHON=python3.13` uses another interpreter, in an environment of its own.
@@ -65,6 +65,8 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks.optimizer_step
+	$(BIN)/python -m benchmarks.packing
+	$(BIN)/python -m benchmarks.scaling
 
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \

@@ -5,6 +5,8 @@ side as on the other, where "SAME" is uneven at stride 2) and in the running var
 BatchNorm. Options not named here are those of Flax's layers: dtype, param_dtype, rngs.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -93,7 +95,7 @@ class BatchNorm(nnx.BatchNorm):
 
     def _batch_statistics(self, x, axes):
         """Mean and variance of the batch; moves the running ones towards them."""
-        n = x.size // x.shape[-1]
+        n = math.prod(x.shape[:-1])
         if n < 2:
             raise ValueError(
                 "BatchNorm in training mode needs at least 2 values a channel, got "
