@@ -17,7 +17,6 @@ Datasets nor Grain. Where there are both, this makes one of CIFAR-10::
     numpy.savez("cifar10.npz", **{name: arrays[name] for name in arrays if "_" in name})
 """
 
-import csv
 import dataclasses
 import json
 import sys
@@ -29,14 +28,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-import experiments
 from benchmarks import optimizer_step, train_step
 from benchmarks.measure import markdown, write_result
-from experiments import logger, train
+from experiments import authors, logger, train
 from experiments.config import Config
 from experiments.presets import PRESETS
 
-REFERENCE = Path(experiments.__file__).parent / "reference" / "cifar_summary.csv"
 RUNS = (
     *("cifar10-vgg16-sgd", "cifar10-vgg16-mu0.6", "cifar10-vgg16-mu0.7"),
     *("cifar10-vgg16-mu0.51", "cifar10-vgg16-mu0.4", "cifar10-wrn28x10-mu0.501"),
@@ -153,7 +150,7 @@ def run_row(name: str, plan: Plan, options: Options) -> Row:
     """How far a run came, beside what the authors' ended with."""
     rows = logger.read_metrics(options.output / name)
     speeds = [row["images_per_second"] for row in rows]
-    theirs = authors(PRESETS[name])
+    theirs = authors.summary(PRESETS[name])
     return {
         "run": name,
         "epochs": f"{rows[-1]['epoch']} of {plan.runs[name].epochs}",
@@ -163,18 +160,6 @@ def run_row(name: str, plan: Plan, options: Options) -> Row:
         "authors' zero %": plus_minus(theirs, "sparsity", 100),
         "images/s, median": f"{np.median(speeds):.0f}",
     }
-
-
-def authors(config: Config) -> dict[str, str]:
-    """The line of the authors' summary that a preset reproduces."""
-    mu = config.mu if config.optimizer == "grda" else 0
-    wanted = (config.dataset, config.model, config.optimizer, mu, "all_converged")
-    with REFERENCE.open() as file:
-        for line in csv.DictReader(file):
-            names = (line[key].lower() for key in ("dataset", "model", "optimizer"))
-            if (*names, float(line["mu"] or 0), line["seed_set"]) == wanted:
-                return line
-    raise ValueError(f"{REFERENCE} has no line of {wanted}")
 
 
 def plus_minus(line: dict[str, str], name: str, factor: float) -> str:

@@ -25,7 +25,7 @@ class Checkpoints:
     that a run that dies while it writes leaves the checkpoints before it as they were.
     """
 
-    def __init__(self, directory: Path, config: Config, keep: int):
+    def __init__(self, directory: Path, config: Config, keep: int | None):
         self.directory = directory
         self.config = config
         self.manager = ocp.CheckpointManager(
@@ -90,10 +90,7 @@ class Checkpoints:
                 config = self._read(step, "config", ocp.args.JsonRestore())
                 fields = differences(config, self.config)
                 if not fields:
-                    arrays = self._read(
-                        step, "state", ocp.args.StandardRestore(_pack(template))
-                    )
-                    return _unpack(arrays, template)
+                    return self.read(step, template)
             except Exception as error:  # any kind of damage, as above
                 print(
                     f"warning: the checkpoint of step {step} in "
@@ -112,6 +109,11 @@ class Checkpoints:
                 f"{self.steps}"
             )
         return None
+
+    def read(self, step: int, template: TrainState) -> TrainState:
+        """Reads the checkpoint of one step, into arrays like those of the template."""
+        args = ocp.args.StandardRestore(_pack(template))
+        return _unpack(self._read(step, "state", args), template)
 
     def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
         args = ocp.args.Composite(**{item: args})

@@ -5,7 +5,8 @@
 Trains the digits MLP (64-128-64-10, ReLU) on scikit-learn's handwritten digits (1,437
 training and 360 test images of 8x8 pixels, split as in experiments.data), prints what
 came of it, and writes it to a run directory: config.json, metrics.jsonl, summary.json,
-weights.npz and figures/. This is `make demo`.
+weights.npz, figures/, report.html, and for every network a run directory of its own with
+config.json and a checkpoint, for experiments.connect and the like. This is `make demo`.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import data, figures, logger
+from experiments import config as configs
+from experiments import data, figures, logger, report
+from experiments.checkpoint import Checkpoints
 from experiments.config import Config
 from experiments.optimizer import learning_rates, make_optimizer
 from experiments.training import Trainer, TrainState
@@ -199,6 +202,14 @@ def first_kernel(params, seed: int = 0) -> np.ndarray:
     return next(leaf for leaf in leaves if leaf.ndim == 2 and leaf.shape[0] == 64)
 
 
+def save_run(directory: Path, config: Config, states: TrainState, seed: int) -> None:
+    """Writes one of the networks as experiments.train would have."""
+    directory.mkdir()
+    configs.save(config, directory / "config.json")
+    state = jax.tree.map(lambda leaf: leaf[seed], states)
+    Checkpoints(directory, config, keep=1).save(state)
+
+
 def main(options: Options) -> Path:
     """Runs the comparison and returns the run directory."""
     for optimizer in LABELS:  # invalid options fail before anything is written
@@ -221,6 +232,9 @@ def main(options: Options) -> Path:
         initial, final, outcomes[optimizer] = run(options, optimizer, dataset, metrics)
         kernels |= {"initial": first_kernel(initial.params)}
         kernels |= {optimizer: first_kernel(final.params)}
+        for seed in range(options.seeds):
+            config = dataclasses.replace(options.config(optimizer), seed=seed)
+            save_run(directory / f"{optimizer}-{seed}", config, final, seed)
     np.savez(directory / "weights.npz", **kernels)
     logger.write_json(
         directory / "summary.json",
@@ -232,7 +246,9 @@ def main(options: Options) -> Path:
     for table in tables(outcomes):
         console.print(table)
     console.print(finding(outcomes), highlight=False)
+    path = report.write_report((directory,), directory / "report.html")
     console.print(f"Figures and numbers are in {directory}", highlight=False)
+    console.print(f"To look at them, open {path}", highlight=False)
     return directory
 
 

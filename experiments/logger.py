@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tyro
 from jax.errors import JaxRuntimeError
 from tqdm import tqdm
@@ -42,6 +43,13 @@ def new_directory(path: Path | None, name: str) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Writes plain dicts, lists, strings and numbers."""
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def plain(tree: Any) -> Any:
+    """The tree with arrays as numbers and lists, for JSON."""
+    return jax.tree.map(
+        lambda x: x.tolist() if isinstance(x, jax.Array | np.ndarray) else x, tree
+    )
 
 
 class MetricsFile:
@@ -96,13 +104,15 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def progress_bar(total: int, description: str, initial: int = 0) -> tqdm:
+def progress_bar(
+    total: int, description: str, initial: int = 0, unit: str = "epoch"
+) -> tqdm:
     """A bar with the time left, in process 0; silent where there is no terminal."""
     return tqdm(
         total=total,
         desc=description,
         initial=initial,
-        unit="epoch",
+        unit=unit,
         disable=True if jax.process_index() else None,  # None: ask standard error
     )
 

@@ -96,7 +96,9 @@ class MemorySource:
         for start in range(0, len(order), size):
             index = order[start : start + size]
             state, step = self._step(state, *self.train, index)
-            metrics.append(step)
+            # Waiting keeps steps that several CPU devices take together from
+            # overtaking each other, and blocking all threads.
+            metrics.append(jax.device_get(step))
         return state, jax.tree.map(lambda *steps: np.stack(steps), *metrics)
 
     def evaluate(self, state: TrainState) -> Metrics:

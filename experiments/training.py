@@ -149,17 +149,9 @@ class Trainer:
         """
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, dropout_key = jax.random.split(step_key)
-        images = self._normalise(augment(augment_key, images, self.config.augmentation))
-        graph = self._graphs()[0]
-
-        def loss_fn(params):
-            model = _merge(graph, params, state.batch_stats)
-            logits = model(images, rngs=nnx.Rngs(dropout=dropout_key))
-            metrics = _metrics(logits, labels)
-            return metrics.loss.mean(), (metrics, _split(model)[2])
-
-        gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-            state.params
+        images = augment(augment_key, images, self.config.augmentation)
+        gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
+            state.params, state.batch_stats, images, labels, dropout_key
         )
         updates, opt_state = self.optimizer.update(
             gradients, state.opt_state, state.params
@@ -170,6 +162,60 @@ class Trainer:
             params = optax.apply_updates(state.params, updates)
         state = TrainState(state.key, state.step + 1, params, batch_stats, opt_state)
         return state, jax.tree.map(jnp.mean, metrics)
+
+    def loss(
+        self,
+        params: PyTree,
+        batch_stats: PyTree,
+        images: jax.Array,
+        labels: jax.Array,
+        dropout_key: jax.Array,
+    ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+        """Mean cross-entropy of a batch in training mode, after augmentation.
+
+        Returns:
+          The loss, and with it the metrics of each image and the new running statistics
+          of BatchNorm.
+        """
+        model = _merge(self._graphs()[0], params, batch_stats)
+        logits = model(self._normalise(images), rngs=nnx.Rngs(dropout=dropout_key))
+        metrics = _metrics(logits, labels)
+        return metrics.loss.mean(), (metrics, _split(model)[2])
+
+    def estimate_batch_stats(self, params: PyTree, images: jax.Array) -> PyTree:
+        """BatchNorm's statistics for any weights: a plain average over the images.
+
+        For weights that no training came by. Without BatchNorm there is nothing to do.
+
+        Args:
+          params: parameters.
+          images: (n, height, width, channels); those beyond a whole number of batches
+            are left out.
+        """
+        model = nnx.eval_shape(lambda: self._model(nnx.Rngs(0)))
+        model.eval()
+        # Statistics of the batch, and no memory of those before.
+        model.set_attributes(
+            nnx.BatchNorm,
+            raise_if_not_found=False,
+            use_running_average=False,
+            momentum=0.0,
+        )
+        graph, _, shapes = _split(model)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        if not zeros:
+            return {}
+
+        def add(total, batch):
+            model = _merge(graph, params, zeros)
+            model(self._normalise(batch))
+            return jax.tree.map(jnp.add, total, _split(model)[2]), None
+
+        size = min(self.batch_size, len(images))
+        number = len(images) // size
+        batches = images[: number * size].reshape(number, size, *images.shape[1:])
+        total, _ = jax.lax.scan(add, zeros, batches)
+        return jax.tree.map(lambda x: x / number, total)
 
     def evaluate(
         self,
@@ -210,8 +256,14 @@ class Trainer:
         labels: jax.Array,
     ) -> Metrics:
         """Metrics of each image, shape (batch,), as evaluate sees it."""
+        return _metrics(self.logits(params, batch_stats, images), labels)
+
+    def logits(
+        self, params: PyTree, batch_stats: PyTree, images: jax.Array
+    ) -> jax.Array:
+        """Logits (batch, num_classes) with running statistics and without dropout."""
         model = _merge(self._graphs()[1], params, batch_stats)
-        return _metrics(model(self._normalise(images)), labels)
+        return model(self._normalise(images))
 
     def _model(self, rngs: nnx.Rngs) -> nnx.Module:
         return models.create(

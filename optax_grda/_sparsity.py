@@ -166,9 +166,10 @@ def leaf_name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _row_zeros(leaf: jax.typing.ArrayLike) -> jax.Array:
+def _row_zeros(leaf: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """Zeros along the last axis, int32: one count of a whole leaf could overflow."""
-    return jnp.sum(jnp.logical_not(jnp.atleast_1d(leaf)), axis=-1, dtype=jnp.int32)
+    xp = np if isinstance(leaf, np.ndarray) else jnp  # NumPy need not compile
+    return xp.sum(xp.logical_not(xp.atleast_1d(leaf)), axis=-1, dtype=xp.int32)
 
 
 def _total(sizes) -> int:

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from benchmarks import accelerator, optimizer_step, train_step
-from experiments import logger, train
+from experiments import authors, logger, train
 from experiments.presets import PRESETS
 
 # Four calls of the command: the first two do one piece each, the third an epoch of the
@@ -109,9 +109,7 @@ def test_training_steps_are_compared_with_sgd_in_time_and_memory(dry_run):
 
 def test_every_run_has_figures_of_the_authors():
     shown = {
-        name: accelerator.plus_minus(
-            accelerator.authors(PRESETS[name]), "test_acc_pct", 1
-        )
+        name: accelerator.plus_minus(authors.summary(PRESETS[name]), "test_acc_pct", 1)
         for name in accelerator.RUNS
     }
     assert shown == {

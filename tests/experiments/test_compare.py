@@ -88,6 +88,7 @@ def test_all_files_are_there_and_can_be_read(short):
         assert xml.etree.ElementTree.parse(svg).getroot().tag.endswith("svg")
     assert {path.name for path in output.iterdir()} == {
         *("config.json", "metrics.jsonl", "summary.json", "weights.npz", "figures"),
+        "report.html",
     }
 
 

@@ -1,0 +1,199 @@
+"""Whether gRDA's solution lies in the valley of SGD's: the path between the two.
+
+    python -m experiments.connect RUN [RUN ...] [--output DIRECTORY]
+
+For every run of gRDA and its SGD twin among the run directories (one that `make demo`
+wrote holds such pairs): a quadratic Bezier curve between the two solutions is trained,
+and loss and error are taken along it, along the straight line, and on the plane through
+the curve's three points. BatchNorm statistics are estimated anew at every point.
+Writes connect.json and figures/ to a directory.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import analysis_figures, logger
+from experiments.augmentation import augment
+from experiments.config import Config
+from experiments.optimizer import make_optimizer
+from experiments.runs import Pair, Task, find_pairs
+from experiments.training import Trainer
+from optax_grda.landscape import (
+    Bezier,
+    Plane,
+    barrier_height,
+    evaluate_along,
+    evaluate_grid,
+    train_bend,
+)
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Walks between the solutions of SGD and of gRDA."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories, or directories of them."""
+    epochs: int = 60
+    """Epochs that the bend is trained. The authors: 300 for VGG16, 200 for WRN."""
+    learning_rate: float = 0.1
+    """Of the bend; it falls as in the CIFAR runs."""
+    optimizer: Literal["momentum", "sgd"] = "momentum"
+    """Of the bend's training. The authors: momentum 0.9 for VGG16, SGD for WRN."""
+    points: int = 61
+    """Points along curve and line."""
+    grid: int = 29
+    """Points along each axis of the plane; 0 leaves it out."""
+    data_dir: Path | None = None
+    """Where TFDS keeps its data sets; by default TFDS's own choice."""
+    output: Path | None = None
+    """Directory of the results; by default a new one under runs/."""
+
+    def __post_init__(self):
+        for name, least in (("epochs", 1), ("points", 2), ("grid", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} must be >= {least}, got {getattr(self, name)}"
+                )
+        if self.grid == 1:
+            raise ValueError("grid must be 0 or at least 2, got 1")
+
+
+def connect(pair: Pair, options: Options) -> dict[str, Any]:
+    """Loss and error between the two solutions of a pair; t = 0 is gRDA's."""
+    task = pair.grda.task
+    grda, sgd = pair.grda.state().params, pair.sgd.state().params
+    line = Bezier.straight(grda, sgd)
+    curve = bend_curve(task, line, pair.grda.config, options)
+    ts = jnp.linspace(0, 1, options.points)
+    result = {**pair.describe(), "t": ts}
+    for name, path in {"line": line, "curve": curve}.items():
+        metrics = along(task.trainer, path, ts, task.train, task.test)
+        result[name] = metrics | {
+            "barrier_height": barrier_height(metrics["train_loss"]),
+            "length": path.arc_length(),
+        }
+    if options.grid:
+        plane = Plane.through(grda, sgd, curve.bend)
+        xs, ys = plane.grid(options.grid)
+        points = jax.jit(evaluate_along, static_argnums=2)(curve, ts, plane.project)
+        result["plane"] = {"x": xs, "y": ys, "corners": plane.corners}
+        result["plane"] |= {"curve_x": points.x, "curve_y": points.y}
+        result["plane"] |= over(task.trainer, plane, xs, ys, task.train, task.test)
+    return result
+
+
+def bend_curve(task: Task, line: Bezier, run: Config, options: Options) -> Bezier:
+    """Trains the bend of a line on the training images, augmented as in the run."""
+    config = dataclasses.replace(
+        run,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        schedule="garipov",
+        epochs=options.epochs,
+        accumulation=1,
+        seed=0,  # unlike the key, it would be compiled in
+    )
+    curve, opt_state = line, make_optimizer(config, 1).init(line.bend)
+    for key in jax.random.split(jax.random.key(run.seed), options.epochs):
+        curve, opt_state = bend_epoch(
+            config, task.trainer, curve, opt_state, key, *task.train
+        )
+    return curve
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def bend_epoch(
+    config: Config, trainer: Trainer, curve: Bezier, opt_state, key, images, labels
+) -> tuple[Bezier, optax.OptState]:
+    """One pass over the training images, but for those that do not fill a batch."""
+    steps = len(labels) // config.batch_size
+    optimizer = make_optimizer(config, steps)
+    stats = trainer.init(0).batch_stats  # in training mode, they do not matter
+
+    def loss_fn(params, batch):
+        images, labels, key = batch
+        augment_key, dropout_key = jax.random.split(key)
+        images = augment(augment_key, images, config.augmentation)
+        return trainer.loss(params, stats, images, labels, dropout_key)[0]
+
+    order_key, bend_key, step_key = jax.random.split(key, 3)
+    order = jax.random.permutation(order_key, len(labels))
+    order = order[: steps * config.batch_size].reshape(steps, config.batch_size)
+    keys = jax.random.split(step_key, steps)
+    batches = (images[order], labels[order], keys)
+    return train_bend(loss_fn, optimizer, curve, opt_state, batches, bend_key)[:2]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def along(trainer: Trainer, path: Bezier, ts: jax.Array, train, test) -> dict:
+    """Metrics at points of a path, each of shape (points,)."""
+    return evaluate_along(path, ts, lambda w: metrics_at(trainer, w, train, test))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def over(trainer: Trainer, plane: Plane, xs: jax.Array, ys, train, test) -> dict:
+    """Metrics on the grid of a plane, each of shape (rows, columns)."""
+    return evaluate_grid(plane, xs, ys, lambda w: metrics_at(trainer, w, train, test))
+
+
+def metrics_at(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.Array]:
+    """Loss and error on training and test images, without augmentation."""
+    stats = trainer.estimate_batch_stats(params, train[0])
+    metrics = {}
+    for split, images in {"train": train, "test": test}.items():
+        loss, accuracy = trainer.evaluate(params, stats, *images)
+        metrics |= {f"{split}_loss": loss, f"{split}_error": 1 - accuracy}
+    return metrics
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    """A row a pair."""
+    table = Table(title="Training loss between gRDA (t = 0) and SGD (t = 1)")
+    headers = ("seed", "c", "μ", "at gRDA", "at SGD", "curve, max", "line, max")
+    for header in (*headers, "curve, length", "line, length"):
+        table.add_column(header, justify="right")
+    for result in results:
+        curve, line = result["curve"], result["line"]
+        losses = (
+            *(curve["train_loss"][0], curve["train_loss"][-1]),
+            *(max(curve["train_loss"]), max(line["train_loss"])),
+        )
+        table.add_row(
+            *(str(result["seed"]), f"{result['c']:g}", f"{result['mu']:g}"),
+            *(f"{loss:.4f}" for loss in losses),
+            *(f"{path['length']:.2f}" for path in (curve, line)),
+        )
+    return table
+
+
+def main(options: Options) -> Path:
+    """Connects all pairs, and returns the directory of the results."""
+    pairs = find_pairs(options.runs, options.data_dir)
+    directory = logger.new_directory(options.output, "connect")
+    results = []
+    with logger.progress_bar(len(pairs), "connect", unit="pair") as bar:
+        for pair in pairs:
+            results.append(logger.plain(connect(pair, options)))
+            bar.update()
+            logger.write_json(directory / "connect.json", results)
+    analysis_figures.draw_connect(directory)
+    console = Console()
+    console.print(table(results))
+    console.print(f"Figures and numbers are in {directory}", highlight=False)
+    return directory
+
+
+if __name__ == "__main__":
+    logger.run_command(main, Options, __doc__)

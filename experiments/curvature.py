@@ -1,0 +1,73 @@
+"""The Hessian and the Gauss-Newton matrix of a run's training loss.
+
+The loss is that of evaluation: all training images but for a remainder of a few, no
+augmentation, no dropout, running statistics of BatchNorm.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.runs import Task
+from experiments.training import Trainer, TrainState
+from optax_grda.curvature import GaussNewton, Hessian
+
+PyTree = Any
+
+
+def hessian(task: Task, state: TrainState) -> Hessian:
+    """Of the mean training loss at the state's parameters."""
+
+    return Hessian(_functions(task.trainer)[0], state.params, _batches(task, state))
+
+
+def gauss_newton(task: Task, state: TrainState) -> GaussNewton:
+    """Of the mean training loss at the state's parameters."""
+    _, logits, loss = _functions(task.trainer)
+    return GaussNewton(logits, loss, state.params, _batches(task, state))
+
+
+def gauss_newton_diagonal(task: Task, state: TrainState) -> PyTree:
+    """The diagonal of that matrix, like the parameters."""
+    _, logits, loss = _functions(task.trainer)
+    batches = _batches(task, state, by_example=True)
+    return GaussNewton(logits, loss, state.params, batches).diagonal()
+
+
+@functools.cache  # one set of functions a network, so that they compile once
+def _functions(trainer: Trainer):
+    def loss_of_params(params, batch):
+        return loss(logits(params, batch), batch)
+
+    def logits(params, batch):
+        images, _, repeated = batch
+        batch_stats = jax.tree.map(lambda x: x[0], repeated)
+        return trainer.logits(params, batch_stats, images)
+
+    def loss(logits, batch):
+        return optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits, batch[1]
+        ).mean()
+
+    return loss_of_params, logits, loss
+
+
+def _batches(task: Task, state: TrainState, by_example: bool = False) -> PyTree:
+    """Training images and labels as batches of one size, and the running statistics.
+
+    The statistics are repeated for every batch, and if asked for, for every example.
+    """
+    images = len(task.train[1])
+    number = -(-images // 1024)
+    size = images // number
+
+    def stack(x):
+        return x[: number * size].reshape(number, size, *x.shape[1:])
+
+    def repeat(x):
+        return jnp.broadcast_to(x, (number, size if by_example else 1, *x.shape))
+
+    return *map(stack, task.train), jax.tree.map(repeat, state.batch_stats)

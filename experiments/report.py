@@ -1,0 +1,311 @@
+"""One HTML file that says whether it worked, for a person with a minute.
+
+    python -m experiments.report DIRECTORY [DIRECTORY ...] [--output report.html]
+
+Takes the directories of experiments.train, compare, connect, project and prune, in any
+mixture, and shows what they hold: a sentence, a table beside the authors' figures,
+pictures, configuration and hardware. The file needs no network and nothing beside it.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from experiments import analysis_figures, authors, figures, logger
+from experiments.results import Result, read_results
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+ANALYSES = ("connect", "project", "prune")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Writes a report about runs and analyses."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Of finished runs and of analyses."""
+    output: Path = Path("report.html")
+    """The file; one that exists is replaced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure, and a caption that says what one should see."""
+
+    title: str
+    figure: Figure
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """The figure as the address of an image."""
+        file = io.BytesIO()
+        self.figure.savefig(file, format="svg", bbox_inches="tight")
+        code = base64.b64encode(file.getvalue()).decode()
+        return f"data:image/svg+xml;base64,{code}"
+
+
+def write_report(directories: tuple[Path, ...], output: Path) -> Path:
+    """Writes the report; returns its path.
+
+    Raises:
+      ValueError: if the directories hold no finished run.
+      FileNotFoundError: if one does not exist.
+    """
+    for directory in directories:
+        if not directory.is_dir():
+            raise FileNotFoundError(f"there is no directory {directory}")
+    results = read_results(directories)
+    if not results:
+        raise ValueError(
+            "directories must hold a finished run, with summary.json: got "
+            f"{[str(directory) for directory in directories]}"
+        )
+    analyses = {
+        name: json.loads((directory / f"{name}.json").read_text())
+        for directory in directories
+        for name in ANALYSES
+        if (directory / f"{name}.json").exists()
+    }
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        headline=headline(results),
+        findings=findings(analyses),
+        table=table(results),
+        pictures=[*run_pictures(results, directories), *analysis_pictures(analyses)],
+        configurations=[
+            (result.label, dataclasses.asdict(result.config)) for result in results
+        ],
+        environment=results[0].environment,
+    )
+    output.write_text(page)
+    return output
+
+
+def headline(results: list[Result]) -> str:
+    """What was found, in one sentence."""
+    sparsest = max(results, key=lambda r: np.mean(r.sparsity))
+    text = (
+        f"{sparsest.label} made {np.mean(sparsest.sparsity):.1%} of "
+        f"{sparsest.parameters:,} weights exactly zero while it trained, at "
+        f"{np.mean(sparsest.test_accuracy):.1%} test accuracy"
+    )
+    sgd = [result for result in results if result.config.optimizer == "sgd"]
+    if sgd and sgd[0] is not sparsest:
+        points = 100 * (np.mean(sparsest.test_accuracy) - np.mean(sgd[0].test_accuracy))
+        text += f", {abs(points):.1f} points {'above' if points > 0 else 'below'} SGD"
+    return text + "."
+
+
+def findings(analyses: dict[str, Any]) -> list[str]:
+    """A sentence an analysis, with the numbers it found."""
+    found = []
+    if "connect" in analyses:
+        curve, line = (
+            max(result[path]["barrier_height"] for result in analyses["connect"])
+            for path in ("curve", "line")
+        )
+        found.append(
+            "Between the solutions of gRDA and SGD, the training loss rises above the "
+            f"larger of the two by at most {curve:.4f} along the trained curve, and by "
+            f"at most {line:.4f} along the straight line "
+            f"({_pairs(len(analyses['connect']))})."
+        )
+    if "project" in analyses:
+        rows = analyses["project"]
+        last = max(row["epoch"] for row in rows)
+        times = [
+            row["difference_fraction"] / row["random_fraction"]
+            for row in rows
+            if row["epoch"] == last
+        ]
+        found.append(
+            f"After epoch {last}, {_pairs(len(times))}, the share of "
+            f"|w_gRDA − w_SGD|² in the space of the top {len(rows[0]['eigenvalues'])} "
+            f"Hessian eigenvectors is {np.mean(times):.1f} times that of a random "
+            "direction."
+        )
+    if "prune" in analyses:
+        rows = analyses["prune"]["agreement"]
+        last = max(row["epoch"] for row in rows)
+        cosines = {
+            name: np.mean(
+                [r["cosine"] for r in rows if (r["scores"], r["epoch"]) == (name, last)]
+            )
+            for name in dict.fromkeys(row["scores"] for row in rows)
+        }
+        others = ", ".join(
+            f"{cosine:.3f} with {name}"
+            for name, cosine in cosines.items()
+            if name != "definition"
+        )
+        found.append(
+            f"After epoch {last}, the cosine of gRDA's displacement with that of "
+            f"directional pruning by its definition is {cosines['definition']:.3f}; "
+            f"the controls: {others}."
+        )
+    return found
+
+
+def table(results: list[Result]) -> list[dict[str, str]]:
+    """A row a configuration: ours, the authors', and the difference in deviations."""
+    rows = []
+    for result in results:
+        accuracy = 100 * np.array(result.test_accuracy)
+        sparsity = 100 * np.array(result.sparsity)
+        row = {
+            "method": result.label,
+            "seeds": str(len(accuracy)),
+            "test accuracy, %": _spread(accuracy),
+            "weights exactly zero, %": _spread(sparsity),
+            "training loss": f"{np.mean(result.train_loss):.4f}",
+        }
+        if theirs := authors.summary(result.config):
+            for name, ours, scale in (
+                ("test_acc_pct", accuracy, 1),
+                ("sparsity", sparsity, 100),
+            ):
+                mean, deviation = (
+                    scale * float(theirs[f"{name}_{x}"]) for x in ("mean", "std")
+                )
+                what = "accuracy" if scale == 1 else "zeros"
+                row[f"authors' {what}, %"] = f"{mean:.2f} ± {deviation:.2f}"
+                difference = ours.mean() - mean
+                row[f"{what}: difference"] = (
+                    f"{difference / deviation:+.1f} σ" if deviation else "0"
+                )
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[Picture]:
+    """Pictures of training."""
+    rows = [row for result in results for row in result.metrics]
+    pictures = [
+        Picture(
+            "Training",
+            figures.training_curves(rows),
+            "Means over the seeds, and the range between them. The sparsity of gRDA "
+            "should grow all the time, quickly at first, and its test accuracy stay "
+            "beside that of SGD. Its training loss may stay above.",
+        )
+    ]
+    sparse = [result for result in results if result.config.optimizer == "grda"]
+    if sparse:
+        pictures.append(
+            Picture(
+                f"Zeros by layer: {sparse[-1].label}",
+                figures.sparsity_by_layer(sparse[-1].sparsity_by_layer),
+                "The fraction of each array that is exactly zero. No layer was given a "
+                "sparsity: one threshold serves all. A bar at 100 % would mean that "
+                "nothing passes a kernel.",
+            )
+        )
+    if len(sparse) > 1 or authors.tradeoff(results[0].config):
+        pictures.append(
+            Picture(
+                "Sparsity against accuracy",
+                analysis_figures.tradeoff(results),
+                "The further to the upper right, the better. Small marks: figures of "
+                "the authors and, for ResNet-50, of Gale et al.",
+            )
+        )
+    for directory in directories:
+        if (directory / "weights.npz").exists():
+            with np.load(directory / "weights.npz") as weights:
+                figure = figures.first_layer(dict(weights))
+            pictures.append(
+                Picture(
+                    "The first layer",
+                    figure,
+                    "Every tile is a hidden unit, every pixel in it a weight. After "
+                    "gRDA most should be white, exactly zero, above all at the border "
+                    "of the image, where digits have no ink.",
+                )
+            )
+    return pictures
+
+
+def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
+    """Pictures of the analyses that there are."""
+    pictures = []
+    if connect := analyses.get("connect"):
+        pictures.append(
+            Picture(
+                "From gRDA to SGD",
+                analysis_figures.loss_along_curves(connect),
+                "If both lie in one valley, the loss along the curve never rises above "
+                "its ends; the straight line may have to climb.",
+            )
+        )
+        if "plane" in connect[0]:
+            pictures.append(
+                Picture(
+                    "The valley",
+                    analysis_figures.plane(connect[0]["plane"]),
+                    "Training loss on the plane through both solutions and the bend of "
+                    f"the curve (seed {connect[0]['seed']}). Both should lie in one "
+                    "basin, with no ridge across the curve.",
+                )
+            )
+    if project := analyses.get("project"):
+        pictures += [
+            Picture(
+                "Flat directions",
+                analysis_figures.projection(project),
+                "The share of gRDA's displacement in the steepest directions should be "
+                "small and fall while both train. A random direction has the dotted "
+                "share.",
+            ),
+            Picture(
+                "Concentration of the weights",
+                analysis_figures.norms(project),
+                "It rises as gRDA puts the weights into fewer entries.",
+            ),
+        ]
+    if prune := analyses.get("prune"):
+        pictures += [
+            Picture(
+                "Pruning SGD's solution in one shot",
+                analysis_figures.pruning(prune["pruning"]),
+                "No retraining. Methods that know the curvature should lose less than "
+                "magnitude pruning; gRDA, which trains while it prunes, least of all.",
+            ),
+            Picture(
+                "gRDA and directional pruning by its definition",
+                analysis_figures.agreement(prune["agreement"]),
+                "Equal displacements have cosine 1. The controls show what any method "
+                "that shrinks weights would reach: only what the definition has beyond "
+                "them is evidence for the theorem.",
+            ),
+        ]
+    return pictures
+
+
+def _spread(values: np.ndarray) -> str:
+    text = f"{values.mean():.2f}"
+    return text if len(values) == 1 else f"{text} ± {values.std():.2f}"
+
+
+def _pairs(number: int) -> str:
+    return "one pair of runs" if number == 1 else f"over {number} pairs of runs"
+
+
+def main(options: Options) -> Path:
+    """Writes the report, and says where."""
+    path = write_report(options.directories, options.output)
+    print(f"the report is {path}")
+    return path
+
+
+if __name__ == "__main__":
+    logger.run_command(main, Options, __doc__)

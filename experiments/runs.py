@@ -1,0 +1,166 @@
+"""Finished runs, read back from their directories to be analysed."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import config as configs
+from experiments import data
+from experiments.checkpoint import Checkpoints
+from experiments.config import Config, differences
+from experiments.training import Trainer, TrainState
+
+PyTree = Any
+# In what two runs from the same initial weights may differ and still be compared.
+METHOD = {"optimizer", "c", "mu"}
+
+
+class Task(NamedTuple):
+    """A network, and data that lie on the device."""
+
+    trainer: Trainer
+    train: tuple[jax.Array, jax.Array]  # images, labels
+    test: tuple[jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A directory that experiments.train or experiments.compare wrote.
+
+    Raises:
+      FileNotFoundError: if there is no config.json.
+      ValueError: if it is damaged, or there is no checkpoint.
+    """
+
+    directory: Path
+    data_dir: Path | None = None
+
+    def __post_init__(self):
+        if not self.epochs:
+            raise ValueError(f"{self.directory} must hold a checkpoint, and has none")
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration."""
+        return configs.load(self.directory / "config.json")
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """Network and data; the same object for runs of the same ones."""
+        # The seed and the optimizer do not change what is compiled for an analysis.
+        config = self.config
+        return _load_task(config.model, config.dataset, config.dtype, self.data_dir)
+
+    @functools.cached_property
+    def epochs(self) -> dict[int, int]:
+        """The epochs after which there is a checkpoint, and their steps."""
+        trainer = self._trainer
+        return {
+            step // trainer.steps_per_epoch: step
+            for step in self._checkpoints.steps
+            if step % trainer.steps_per_epoch == 0
+        }
+
+    def state(self, epoch: int | None = None) -> TrainState:
+        """The training state after an epoch, by default the last that was saved."""
+        epoch = max(self.epochs) if epoch is None else epoch
+        shapes = jax.eval_shape(self._trainer.init, 0)._replace(key=None)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        template = zeros._replace(key=jax.random.key(0))
+        return self._checkpoints.read(self.epochs[epoch], template)
+
+    @functools.cached_property
+    def _trainer(self) -> Trainer:
+        return dataclasses.replace(self.task.trainer, config=self.config)
+
+    @functools.cached_property
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.directory, self.config, keep=None)
+
+
+class Pair(NamedTuple):
+    """SGD and gRDA from the same initial weights, on the same batches."""
+
+    sgd: Run
+    grda: Run
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs after which both were saved."""
+        return sorted(self.sgd.epochs.keys() & self.grda.epochs.keys())
+
+    def describe(self) -> dict[str, Any]:
+        """What tells this pair from others, for a row of results."""
+        config = self.grda.config
+        return {
+            "model": config.model,
+            "seed": config.seed,
+            "c": config.c,
+            "mu": config.mu,
+            "sgd": str(self.sgd.directory),
+            "grda": str(self.grda.directory),
+        }
+
+
+def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> list[Pair]:
+    """Every run of gRDA, with the run of SGD that differs from it in the method alone.
+
+    Args:
+      directories: run directories, or directories that hold some, such as the one that
+        `make demo` names.
+      data_dir: where TFDS keeps its data sets; by default TFDS's own choice.
+
+    Raises:
+      ValueError: if there is no run, or none of SGD to compare one of gRDA with.
+      FileNotFoundError: if a directory or the data are not there.
+    """
+    runs = [Run(path, data_dir) for path in _run_directories(directories)]
+    pairs = []
+    for grda in runs:
+        if grda.config.optimizer != "grda":
+            continue
+        twins = [run for run in runs if _differ_in_method(run.config, grda.config)]
+        if not twins:
+            raise ValueError(
+                f"directories must hold a run of SGD with the configuration of "
+                f"{grda.directory}, seed {grda.config.seed} included: got "
+                f"{[str(run.directory) for run in runs]}"
+            )
+        pairs.append(Pair(twins[0], grda))
+    if not pairs:
+        raise ValueError(
+            "directories must hold a run of gRDA, got "
+            f"{[str(run.directory) for run in runs]}"
+        )
+    return pairs
+
+
+def _run_directories(directories: Sequence[Path]) -> Iterator[Path]:
+    for directory in directories:
+        if not directory.is_dir():
+            raise FileNotFoundError(f"there is no run directory {directory}")
+        inner = sorted(path.parent for path in directory.glob("*/checkpoints"))
+        if not inner and not (directory / "checkpoints").is_dir():
+            raise ValueError(f"{directory} holds no checkpoints, nor do its folders")
+        yield from inner or [directory]
+
+
+def _differ_in_method(sgd: Config, grda: Config) -> bool:
+    fields = {line.split(":")[0] for line in differences(vars(sgd), grda)}
+    return sgd.optimizer == "sgd" and fields <= METHOD
+
+
+@functools.cache
+def _load_task(model: str, dataset: str, dtype: str, data_dir: Path | None) -> Task:
+    loaded = data.load(dataset, data_dir)
+    config = Config(model=model, dataset=dataset, dtype=dtype)
+    trainer = Trainer(config, loaded.num_classes, len(loaded.train_labels))
+    train = jax.device_put((loaded.train_images, loaded.train_labels))
+    return Task(
+        trainer, train, jax.device_put((loaded.test_images, loaded.test_labels))
+    )
