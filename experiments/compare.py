@@ -5,7 +5,7 @@
 Trains the digits MLP (64-128-64-10, ReLU) on scikit-learn's handwritten digits (1,437
 training and 360 test images of 8x8 pixels, split as in experiments.data), prints what
 came of it, and writes it to a run directory: config.json, metrics.jsonl, summary.json,
-weights.npz, figures/, report.html, and for every network a run directory of its own with
+weights.npz, figures/, report.html, and for every network a run directory of its own,
 config.json and a checkpoint, for experiments.connect and the like. This is `make demo`.
 """
 

@@ -33,7 +33,7 @@ from experiments.optimizer import learning_rates
 from experiments.presets import PRESETS
 from experiments.sources import Source, open_source
 from experiments.training import Metrics, Trainer, TrainState
-from optax_grda import sparsity_report
+from optax_grda import health, health_warnings, sparsity_report
 
 INTERRUPTED = 75  # exit code: stopped by a signal, to be resumed (EX_TEMPFAIL)
 
@@ -128,7 +128,8 @@ def run_epochs(
     """All epochs that are left, with a line of metrics each and checkpoints between."""
     trainer, epochs = source.trainer, options.config.epochs
     rates, report = learning_rates(options.config), jax.jit(trainer.report)
-    done = int(state.step) // trainer.steps_per_epoch
+    check_up = jax.jit(health)
+    done, record = int(state.step) // trainer.steps_per_epoch, None
     with logger.progress_bar(epochs, checkpoints.directory.name, done) as bar:
         for epoch in range(done + 1, epochs + 1):
             start = time.perf_counter()
@@ -142,6 +143,11 @@ def run_epochs(
                 row |= {name: x.item() for name, x in scalars.items()}
                 row |= {"images_per_second": trainer.num_examples / seconds}
                 metrics.append([row])
+                before, record = record, jax.device_get(check_up(state.params))
+                if jax.process_index() == 0:
+                    for warning in health_warnings(record, before, jump=0.5):
+                        text = f"warning: after epoch {epoch}, {warning}"
+                        bar.write(text, file=sys.stderr)
                 bar.set_postfix(
                     test=f"{row['test_accuracy']:.2%}", zero=f"{row['sparsity']:.2%}"
                 )

@@ -304,6 +304,18 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(half, uninterr
     assert_same_run(half, uninterrupted)
 
 
+def test_a_layer_that_died_is_named_once_with_what_to_lower(tmp_path, capsys):
+    config = dataclasses.replace(CONFIG, c=2.0, epochs=3)
+    train(Options(config, output=tmp_path / "run"))
+    errors = capsys.readouterr().err
+    for layer in range(3):
+        dead = (
+            f"layers/{layer}/kernel is all zero, so that nothing passes: lower c or mu"
+        )
+        assert errors.count(dead) == 1
+    assert errors.count("warning: after epoch 1, ") == errors.count("warning: ") == 3
+
+
 def test_a_loss_that_becomes_nan_stops_the_run_and_leaves_the_last_checkpoint(
     tmp_path, monkeypatch
 ):
