@@ -48,7 +48,7 @@ check: $(VENV)/.all
 
 test: check
 	$(BIN)/python -m pytest --doctest-modules optax_grda models tests \
-		-n 2 --cov --cov-report=term --durations=10
+		-n 2 --dist loadscope --cov --cov-report=term --durations=10
 
 format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
@@ -66,6 +66,7 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks.optimizer_step
 	$(BIN)/python -m benchmarks.packing
+	$(BIN)/python -m benchmarks.curvature
 	$(BIN)/python -m benchmarks.scaling
 
 lock:

@@ -23,10 +23,11 @@ from experiments import data, figures, logger, report
 from experiments.checkpoint import Checkpoints
 from experiments.config import Config
 from experiments.optimizer import learning_rates, make_optimizer
+from experiments.results import LABELS
 from experiments.training import Trainer, TrainState
 from optax_grda import SparsityReport, sparsity_report
 
-LABELS = {"sgd": "SGD", "grda": "gRDA"}
+METHODS = ("sgd", "grda")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,13 +213,13 @@ def save_run(directory: Path, config: Config, states: TrainState, seed: int) -> 
 
 def main(options: Options) -> Path:
     """Runs the comparison and returns the run directory."""
-    for optimizer in LABELS:  # invalid options fail before anything is written
+    for optimizer in METHODS:  # invalid options fail before anything is written
         make_optimizer(options.config(optimizer), steps_per_epoch=1)
     dataset = data.load("digits")
     directory = logger.new_directory(options.output, "compare")
     logger.write_json(
         directory / "config.json",
-        {name: dataclasses.asdict(options.config(name)) for name in LABELS}
+        {name: dataclasses.asdict(options.config(name)) for name in METHODS}
         | {"seeds": options.seeds},
     )
     console = Console()
@@ -228,7 +229,7 @@ def main(options: Options) -> Path:
     )
     metrics = logger.MetricsFile(directory)
     outcomes, kernels = {}, {}
-    for optimizer in LABELS:
+    for optimizer in METHODS:
         initial, final, outcomes[optimizer] = run(options, optimizer, dataset, metrics)
         kernels |= {"initial": first_kernel(initial.params)}
         kernels |= {optimizer: first_kernel(final.params)}

@@ -1,5 +1,6 @@
 """Every picture, each drawn from the files of a run directory."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,10 +9,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.logger import read_metrics
+from experiments.results import read_results
 
 COLORS = {"sgd": "#4C72B0", "grda": "#C44E52"}
-LABELS = {"sgd": "SGD", "grda": "gRDA"}
 
 
 def draw_comparison(directory: Path) -> list[Path]:
@@ -22,7 +22,9 @@ def draw_comparison(directory: Path) -> list[Path]:
     summary = json.loads((directory / "summary.json").read_text())
     with np.load(directory / "weights.npz") as weights:
         figures = {
-            "training_curves": training_curves(read_metrics(directory)),
+            "training_curves": training_curves(
+                {result.label: result.metrics for result in read_results([directory])}
+            ),
             "sparsity_by_layer": sparsity_by_layer(
                 summary["grda"]["sparsity_by_layer_mean"]
             ),
@@ -46,11 +48,12 @@ def save(figure: Figure, directory: Path, name: str) -> Path:
     return path
 
 
-def training_curves(rows: list[dict]) -> Figure:
+def training_curves(runs: dict[str, list[dict]]) -> Figure:
     """Training loss, test accuracy and sparsity by epoch: mean and range over seeds.
 
     Args:
-      rows: of metrics.jsonl, with "optimizer" and "seed".
+      runs: rows of metrics.jsonl, with "seed", by the label of their curve. One whose
+        label starts with SGD or gRDA has the color of that method.
     """
     panels = {
         "train_loss": ("training loss", 1.0),
@@ -59,30 +62,43 @@ def training_curves(rows: list[dict]) -> Figure:
     }
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     axes = figure.subplots(1, 3)
+    colors = curve_colors(list(runs))
     for ax, (name, (label, scale)) in zip(axes, panels.items(), strict=True):
-        for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
-            epochs, values = by_epoch(rows, optimizer, name)
-            color = COLORS[optimizer]
-            mean = scale * values.mean(0)
-            ax.plot(epochs, mean, color=color, label=LABELS[optimizer])
+        for method, rows in runs.items():
+            epochs, values = by_epoch(rows, name)
+            color, mean = colors[method], scale * values.mean(0)
+            ax.plot(epochs, mean, color=color, label=method)
             low, high = scale * values.min(0), scale * values.max(0)
             ax.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
         ax.set(xlabel="epoch", title=label)
         ax.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    final = [100 * row["test_accuracy"] for row in rows if row["epoch"] > 1]
-    if final:
-        axes[1].set_ylim(np.percentile(final, 1) - 1, 100)
+    later = [
+        100 * row["test_accuracy"]
+        for rows in runs.values()
+        for row in rows
+        if row["epoch"] > 1
+    ]
+    if later:
+        axes[1].set_ylim(np.percentile(later, 1) - 1, 100)
     axes[2].set_ylim(-3, 103)
     axes[0].legend(frameon=False)
     return figure
 
 
-def by_epoch(
-    rows: list[dict], optimizer: str, name: str
-) -> tuple[np.ndarray, np.ndarray]:
+def curve_colors(labels: list[str]) -> dict[str, str]:
+    """The colors of SGD and gRDA for the first of each, others for the rest."""
+    free = dict(COLORS)
+    others = (f"C{number}" for number in itertools.cycle((1, 2, 4, 5, 6, 8, 9)))
+    return {
+        label: free.pop("grda" if label.startswith("gRDA") else label.lower(), None)
+        or next(others)
+        for label in labels
+    }
+
+
+def by_epoch(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, shape (epochs,), and a metric, shape (seeds, epochs)."""
-    rows = [row for row in rows if row["optimizer"] == optimizer]
     seeds = sorted({row["seed"] for row in rows})
     series = [[row[name] for row in rows if row["seed"] == seed] for seed in seeds]
     epochs = [row["epoch"] for row in rows if row["seed"] == seeds[0]]

@@ -189,11 +189,10 @@ def table(results: list[Result]) -> list[dict[str, str]]:
 
 def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[Picture]:
     """Pictures of training."""
-    rows = [row for result in results for row in result.metrics]
     pictures = [
         Picture(
             "Training",
-            figures.training_curves(rows),
+            figures.training_curves({r.label: r.metrics for r in results}),
             "Means over the seeds, and the range between them. The sparsity of gRDA "
             "should grow all the time, quickly at first, and its test accuracy stay "
             "beside that of SGD. Its training loss may stay above.",
