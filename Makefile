@@ -1,5 +1,6 @@
 # make demo    see a network train itself sparse (sets everything up first)
 # make test    what CI checks: format, lint, types, doctests, tests, coverage
+# make install set up the environment, for the commands of experiments/ and benchmarks/
 # make docs    build the user guide into docs/_build/html, running its code
 # make bench   benchmark tables that need neither data nor a GPU; benchmarks/ has more
 # make lock    renew constraints.txt
@@ -18,7 +19,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 DEMO_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench lock clean
+.PHONY: help demo test install check format docs bench lock clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -40,6 +41,8 @@ $(VENV)/.all: $(VENV)/.experiments
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.compare $(DEMO_OPTIONS)
+
+install: $(VENV)/.all
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check .

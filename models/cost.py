@@ -87,13 +87,18 @@ def compare(before: nnx.Module, after: nnx.Module, image_shape: Sequence[int]) -
 def _multiply_adds(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        total += sum(map(_multiply_adds, jaxprs_in_params(equation.params)))
-        result = equation.outvars[0].aval
+        inner = sum(map(_multiply_adds, jaxprs_in_params(equation.params)))
         match equation.primitive.name:
             case "conv_general_dilated":  # kernels are (height, width, in, out)
-                total += result.size * math.prod(equation.invars[1].aval.shape[:-1])
+                one = math.prod(equation.invars[1].aval.shape[:-1])
+                total += equation.outvars[0].aval.size * one
             case "dot_general":
                 (contracted, _), _ = equation.params["dimension_numbers"]
                 shape = equation.invars[0].aval.shape
-                total += result.size * math.prod(shape[axis] for axis in contracted)
+                one = math.prod(shape[axis] for axis in contracted)
+                total += equation.outvars[0].aval.size * one
+            case "scan":
+                total += equation.params["length"] * inner
+            case _:
+                total += inner
     return total

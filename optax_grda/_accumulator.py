@@ -4,8 +4,6 @@ What every transformation here shares: check the options, copy the parameters at
 subtract the scaled gradients, and threshold the accumulator to weights.
 """
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -13,30 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_grda._checks import check_number
 from optax_grda._proximal import at_least_float32, soft_threshold
 
 PyTree = Any
 # From the accumulator and the threshold to the weights, in the accumulator's dtypes.
 Proximal = Callable[[PyTree, jax.Array], PyTree]
-
-
-def check_number(
-    name: str,
-    value,
-    rule: str,
-    holds: Callable[[float], bool],
-    *,
-    or_schedule: bool = False,
-) -> None:
-    """Raises unless value is an array, or a finite number for which the rule holds."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if not (math.isfinite(value) and holds(float(value))):
-            raise ValueError(f"{name} must be {rule}, got {value}")
-    elif not (hasattr(value, "dtype") or (or_schedule and callable(value))):
-        kinds = "a number or an array"
-        if or_schedule:
-            kinds = "a number, an array or a schedule"
-        raise TypeError(f"{name} must be {kinds}, got {value!r}")
 
 
 def check_options(

@@ -8,7 +8,6 @@ import optax
 
 from optax_grda._accumulator import (
     Proximal,
-    check_number,
     check_options,
     check_trees,
     descend,
@@ -18,6 +17,7 @@ from optax_grda._accumulator import (
     updates_to,
     value_at,
 )
+from optax_grda._checks import check_number
 
 # Without `from __future__ import annotations`: Optax's test suite compares the
 # annotation of learning_rate with the ScalarOrSchedule object itself.
@@ -260,7 +260,9 @@ def threshold_increment(
     dtype = learning_rate.dtype
     n = count.astype(dtype)
     c, mu = jnp.asarray(c).astype(dtype), jnp.asarray(mu).astype(dtype)
-    growth = -(n**mu) * jnp.expm1(mu * jnp.log1p(-1 / n))
+    # At n = 1 the logarithm is -inf: harmless here, but not in a derivative by mu.
+    later = -(n**mu) * jnp.expm1(mu * jnp.log1p(-1 / jnp.maximum(n, 2)))
+    growth = jnp.where(n > 1, later, 1)
     return c * learning_rate ** (mu + 0.5) * growth
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_grda._accumulator import Proximal, check_number
+from optax_grda._accumulator import Proximal
+from optax_grda._checks import check_number
 from optax_grda._proximal import group_soft_threshold, soft_threshold
 from optax_grda._sparsity import leaf_name
 

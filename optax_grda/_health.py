@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_grda._accumulator import check_number
+from optax_grda._checks import check_number
 from optax_grda._sparsity import leaf_name, sparsity
 
 PyTree = Any

@@ -1,6 +1,5 @@
 """Before training: what threshold a setting reaches, and what c a sparsity needs."""
 
-import math
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_grda._accumulator import check_number
+from optax_grda._checks import check_number
 
 PyTree = Any
 
@@ -47,7 +46,7 @@ def predicted_threshold(
     )
     check_number("c", c, ">= 0", lambda x: x >= 0)
     check_number("mu", mu, "in (0, 1]", lambda x: 0 < x <= 1)
-    check_number("steps", steps, ">= 0", lambda x: x >= 0)
+    check_number("steps", steps, "an integer >= 0", lambda x: x >= 0 and x % 1 == 0)
     if not callable(learning_rate):
         return float(c * learning_rate**0.5 * (steps * learning_rate) ** mu)
     counts = jnp.arange(steps, dtype=jnp.int32)
@@ -100,11 +99,16 @@ def c_for_sparsity(
       0.30
     """
     check_number("sparsity", sparsity, "in [0, 1)", lambda x: 0 <= x < 1)
-    check_number("steps", steps, "> 0", lambda x: x > 0)
+    check_number("steps", steps, "an integer > 0", lambda x: x > 0 and x % 1 == 0)
     moduli = [np.abs(np.asarray(v)).ravel() for v in jax.tree.leaves(accumulator)]
     moduli = np.concatenate([np.zeros(0), *moduli])
     if not moduli.size:
         raise ValueError("accumulator must hold at least one entry, got none")
-    zeros = math.ceil(sparsity * moduli.size)
+    zeros = round(sparsity * moduli.size)
     threshold = np.partition(moduli, zeros - 1)[zeros - 1] if zeros else 0.0
-    return float(threshold / predicted_threshold(learning_rate, 1.0, mu, steps))
+    reached = predicted_threshold(learning_rate, 1.0, mu, steps)
+    if reached == 0:
+        raise ValueError(
+            f"learning_rate must be > 0 at some of the {steps} steps, got 0 at all"
+        )
+    return float(threshold / reached)

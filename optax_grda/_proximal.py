@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def at_least_float32(dtype: jax.typing.DTypeLike) -> jnp.dtype:
@@ -19,7 +20,7 @@ def _checked(x, threshold) -> tuple[jax.Array, jax.Array]:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"x must have a float or complex dtype, got {x.dtype}")
-    if isinstance(threshold, (int, float)) and not threshold >= 0:
+    if isinstance(threshold, (int, float, np.number)) and not threshold >= 0:
         raise ValueError(f"threshold must be >= 0, got {threshold}")
     x = x.astype(at_least_float32(x.dtype))
     return x, jnp.asarray(threshold).astype(real_dtype(x.dtype))
@@ -65,9 +66,9 @@ def soft_threshold(
     x, threshold = _checked(x, threshold)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         modulus = jnp.abs(x)
-        survives = modulus > threshold
-        shrinkage = 1 - threshold / jnp.where(survives, modulus, 1)
-        return jnp.where(survives, x * shrinkage.astype(x.dtype), 0).astype(dtype)
+        pruned = modulus <= threshold  # not where it is NaN, which must be seen
+        shrinkage = 1 - threshold / jnp.where(pruned, 1, modulus)
+        return jnp.where(pruned, 0, x * shrinkage.astype(x.dtype)).astype(dtype)
     # The same values as sign(x) max(|x| - L, 0), from fewer operations.
     threshold = jnp.broadcast_to(threshold, x.shape)
     return (x - jax.lax.clamp(-threshold, x, threshold)).astype(dtype)

@@ -126,7 +126,8 @@ def sparsity_report(params: PyTree) -> SparsityReport:
     under ``jit``; :func:`sparsity` is.
 
     Args:
-      params: pytree of concrete arrays of any shapes and dtypes.
+      params: pytree of concrete arrays of any shapes and dtypes. Where several
+        processes share them, each array must be replicated in the processes.
 
     Returns:
       A :class:`SparsityReport`.
@@ -166,7 +167,7 @@ def leaf_name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _row_zeros(leaf: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+def _row_zeros(leaf: jax.typing.ArrayLike) -> Any:
     """Zeros along the last axis, int32: one count of a whole leaf could overflow."""
     xp = np if isinstance(leaf, np.ndarray) else jnp  # NumPy need not compile
     return xp.sum(xp.logical_not(xp.atleast_1d(leaf)), axis=-1, dtype=xp.int32)

@@ -8,7 +8,6 @@ import optax
 
 from optax_grda._accumulator import (
     Proximal,
-    check_number,
     check_options,
     check_trees,
     descend,
@@ -18,6 +17,7 @@ from optax_grda._accumulator import (
     updates_to,
     value_at,
 )
+from optax_grda._checks import check_number
 from optax_grda._sparsity import sparsity as fraction_of_zeros
 
 # Without `from __future__ import annotations`, for the reason given in _grda.py.
@@ -53,13 +53,15 @@ def target_sparsity(
       \begin{align*}
         v_n &= v_{n-1} - \gamma_n g_n, \qquad w_n = S(v_n, L_n), \\
         s_n &= \text{fraction of zeros in } w_n, \\
-        L_n &= L_{n-1} \exp(k\,(s^*_n - s_{n-1}))
+        L_n &= \max(L_{n-1} \exp(k\,(s^*_n - s_{n-1})),\, \ell), \qquad L_0 = 0
       \end{align*}
 
-    with :math:`s^*` the sparsity asked for and :math:`k` the gain. Let :math:`s^*` rise
-    from 0, as :func:`sparsity_ramp` does, and be at its end before the learning rate
-    falls: weights that matter need time to grow with the threshold. (Asked for 95 % at
-    once, the threshold is there within some ten steps: the digits network died of it.)
+    with :math:`s^*` the sparsity asked for, :math:`k` the gain, and :math:`\ell`, from
+    where the threshold can grow, a ten-thousandth of the mean modulus of :math:`w_0`.
+    Let :math:`s^*` rise from 0, as :func:`sparsity_ramp` does, and be at its end before
+    the learning rate falls: weights that matter need time to grow with the threshold.
+    (Asked for 95 % at once, the threshold is there within some ten steps: the digits
+    network died of it.)
 
     **Why it is stable.** Let :math:`F(L)` be the fraction of entries with
     :math:`|v| \le L`. A small error :math:`e = s^* - s` moves :math:`\log L` by
@@ -224,6 +226,6 @@ def _floor(accumulator: optax.Params, dtype: jnp.dtype) -> jax.Array:
     target of 0. The smallest normal number serves params that are all zero.
     """
     leaves = jax.tree.leaves(accumulator)
-    modulus = sum(jnp.sum(jnp.abs(v)).astype(dtype) for v in leaves)
+    modulus = sum(jnp.sum(jnp.abs(v), dtype=dtype) for v in leaves)
     mean = modulus / float(sum(v.size for v in leaves))
     return jnp.maximum(1e-4 * mean, jnp.finfo(dtype).tiny)

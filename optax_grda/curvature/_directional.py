@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from optax_grda._points import check_points
@@ -41,8 +42,8 @@ def directional_scores(
     (:func:`jax.scipy.sparse.linalg.cg`) take some products, and the memory of four
     vectors beside that of a product.
 
-    Positive scores ask for shrinkage, negative ones for growth. Their mean is the
-    fraction of sign(w) that is flat, between 0 and 1.
+    Positive scores ask for shrinkage, negative ones for growth. Their mean over the
+    weights that are not zero is the fraction of sign(w) that is flat, between 0 and 1.
 
     Pure and jittable; a :class:`GaussNewton` may be an argument under ``jit``.
 
@@ -55,6 +56,7 @@ def directional_scores(
         it is beside the largest eigenvalue, the more products are needed.
       tolerance: the residual at which to stop.
       max_products: the number of products at which to stop, whatever the residual.
+        (The start and the residual take one more each.)
 
     Returns:
       :class:`DirectionalScores`. The residual :math:`|r| / |\mathrm{sign}(w)|` bounds
@@ -63,7 +65,8 @@ def directional_scores(
       tenth of it, or less.
 
     Raises:
-      ValueError: if cutoff is a number that is not positive.
+      ValueError: if cutoff is a number that is not positive; if params hold no array.
+      TypeError: if a leaf of params is not of a real float dtype.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -78,8 +81,9 @@ def directional_scores(
       Chao et al., `Directional Pruning of Deep Neural Networks
       <https://arxiv.org/abs/2006.09358>`_, NeurIPS 2020, Definition 1.1.
     """
-    if isinstance(cutoff, (int, float)) and not cutoff > 0:
+    if isinstance(cutoff, (int, float, np.number)) and not cutoff > 0:
         raise ValueError(f"cutoff must be > 0, got {cutoff}")
+    check_points(params=params)
 
     def system(vector):
         return combine(vector, (1.0, vector), (1 / cutoff, matvec(vector)))
@@ -136,7 +140,7 @@ def directional_pruning(
       <https://arxiv.org/abs/2006.09358>`_, NeurIPS 2020, Definition 1.1.
     """
     check_points(params=params, scores=scores)
-    if isinstance(strength, (int, float)) and not strength >= 0:
+    if isinstance(strength, (int, float, np.number)) and not strength >= 0:
         raise ValueError(f"strength must be >= 0, got {strength}")
 
     def prune(w, s, like):

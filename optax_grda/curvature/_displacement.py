@@ -24,12 +24,16 @@ def projection_fraction(delta: PyTree, eigenvectors: PyTree) -> jax.Array:
     Pure and jittable.
 
     Args:
-      delta: pytree of arrays.
+      delta: pytree of real float arrays.
       eigenvectors: the same with a leading axis of k: orthonormal vectors, as in
         :class:`Eigenpairs`.
 
     Returns:
       Scalar array in [0, 1] up to rounding; NaN if delta is zero.
+
+    Raises:
+      ValueError: if eigenvectors are not as stated.
+      TypeError: if a leaf is not of a real float dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -38,6 +42,8 @@ def projection_fraction(delta: PyTree, eigenvectors: PyTree) -> jax.Array:
       >>> print(projection_fraction(jnp.array([3.0, 4.0]), first_axis).round(3))
       0.36
     """
+    first = jax.tree.map(lambda v: jnp.asarray(v)[0], eigenvectors)
+    check_points(delta=delta, eigenvectors=first)
     delta, eigenvectors = widen(delta), widen(eigenvectors)
     components = jax.vmap(dot, in_axes=(0, None))(eigenvectors, delta)
     return jnp.sum(jnp.square(components)) / dot(delta, delta)

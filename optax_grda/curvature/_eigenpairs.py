@@ -53,7 +53,8 @@ def top_eigenpairs(
         to give up.
 
     Returns:
-      :class:`Eigenpairs`, the same ones at every call.
+      :class:`Eigenpairs`, the same ones at every call (unless the matrix has so low a
+      rank that ARPACK draws vectors of its own).
 
     Raises:
       ValueError: if k or tolerance is out of range.

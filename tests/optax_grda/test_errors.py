@@ -196,3 +196,10 @@ def test_label_without_an_optimizer():
     optimizer = optax.partition({"sparse": grda(0.1)}, labels)
     with raises(ValueError, "dense"):
         optimizer.init({"bias": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "c", "mu"])
+def test_arrays_with_axes_are_refused(name):
+    options = {"learning_rate": 0.1, name: jnp.array([0.1, 0.2])}
+    with pytest.raises(ValueError, match=rf"{name} must be a scalar, got shape \(2,\)"):
+        grda(**options)

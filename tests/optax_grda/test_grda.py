@@ -253,3 +253,18 @@ def test_extra_arguments_are_ignored():
     plain = optimizer.update(params, state, params)
     extra = optimizer.update(params, state, params, value=1.0, unknown="anything")
     jax.tree.map(np.testing.assert_array_equal, plain, extra)
+
+
+def test_the_threshold_has_derivatives_in_c_and_mu():
+    def threshold(c, mu):
+        optimizer, w = grda(0.1, c, mu), jnp.ones(2)
+        state = optimizer.init(w)
+        for _ in range(3):
+            _, state = optimizer.update(w, state, w)
+        return state.threshold
+
+    # L = c gamma^(1/2) (n gamma)^mu
+    c, mu, n = 0.5, 0.6, 3 * 0.1
+    by_c, by_mu = jax.grad(threshold, argnums=(0, 1))(c, mu)
+    np.testing.assert_allclose(by_c, 0.1**0.5 * n**mu, rtol=1e-6)
+    np.testing.assert_allclose(by_mu, c * 0.1**0.5 * n**mu * np.log(n), rtol=1e-5)

@@ -47,7 +47,7 @@ def test_c_zeroes_the_fraction_asked_for_of_a_still_accumulator(sparsity):
     moduli = np.concatenate([np.abs(v).ravel() for v in accumulator.values()])
     # The threshold lies on an entry, and may round to either side of it.
     zeros = np.count_nonzero(moduli <= threshold * (1 + 1e-12))
-    assert zeros == np.ceil(sparsity * moduli.size)
+    assert zeros == round(sparsity * moduli.size)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_c_zeroes_the_fraction_asked_for_of_a_still_accumulator(sparsity):
         ({"c": -1.0}, "c must be >= 0, got -1.0"),
         ({"mu": 0.0}, r"mu must be in \(0, 1\], got 0.0"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
-        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"steps": -1}, "steps must be an integer >= 0, got -1"),
     ],
 )
 def test_wrong_settings_are_named(arguments, message):
@@ -69,7 +69,7 @@ def test_wrong_settings_are_named(arguments, message):
     ("arguments", "message"),
     [
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1.0"),
-        ({"steps": 0}, "steps must be > 0, got 0"),
+        ({"steps": 0}, "steps must be an integer > 0, got 0"),
         ({"accumulator": []}, "accumulator must hold at least one entry"),
         ({"mu": 2.0}, r"mu must be in \(0, 1\], got 2.0"),
     ],
@@ -84,3 +84,9 @@ def test_wrong_wishes_are_named(arguments, message):
     }
     with pytest.raises(ValueError, match=message):
         c_for_sparsity(**wish | arguments)
+
+
+def test_a_learning_rate_that_is_zero_throughout_is_refused():
+    warm_up = optax.linear_schedule(0.0, 0.1, 10)
+    with pytest.raises(ValueError, match="learning_rate must be > 0 at some of the 1"):
+        c_for_sparsity(jnp.ones(3), 0.5, warm_up, 0.6, steps=1)

@@ -197,3 +197,8 @@ def test_empty_arrays(shape):
     x = jnp.ones(shape)
     assert soft(x, 1.0).shape == shape
     assert group_soft(x, 1.0, axis=0).shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_nan_stays_nan(dtype):
+    assert np.isnan(soft(jnp.full(1, np.nan, dtype), 0.5)).all()
