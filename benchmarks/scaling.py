@@ -63,7 +63,8 @@ class Options:
     """Numbers of simulated devices."""
     step_ms: dict[str, float] = dataclasses.field(default_factory=dict)
     """Milliseconds of gRDA's step on one accelerator, by network, from
-    benchmarks.train_step. Networks left out are measured here."""
+    benchmarks.train_step. Others are measured here if the default device is a GPU; a
+    CPU's step would tell nothing of a cluster."""
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
@@ -144,14 +145,16 @@ def step_ms(network: str) -> float:
     return 1e3 * float(np.median(interleaved({"": stepper}, rounds=3)[""]))
 
 
-def predict(network: str, step: float, found: dict[str, Any]) -> dict[str, Any]:
+def predict(network: str, step: float | None, found: dict[str, Any]) -> dict[str, Any]:
     """A row of the second table: what a step exchanges, and what comes of it."""
-    row = {"network": network, "step on one device, ms": f"{step:.2f}"}
+    row = {"network": network, "step on one device, ms": f"{step:.2f}" if step else ""}
     for accelerators in ACCELERATORS:
         ms = 1e3 * waiting(found["all-reduces"], found["bytes"], accelerators)
         row |= {
             f"waiting on {accelerators}, ms": f"{ms:.2f}",
-            f"efficiency on {accelerators}": f"{step / (step + ms):.3f}",
+            f"efficiency on {accelerators}": f"{step / (step + ms):.3f}"
+            if step
+            else "",
         }
     return row
 
@@ -177,7 +180,9 @@ def main(options: Options) -> None:
                         "other collectives": found["others"] or "none",
                     }
                 )
-        step = options.step_ms.get(network) or step_ms(network)
+        step = options.step_ms.get(network)
+        if step is None and jax.default_backend() == "gpu":
+            step = step_ms(network)
         predictions.append(predict(network, step, found))
     write_result("scaling", "\n\n".join([markdown(counts), markdown(predictions)]))
 

@@ -124,17 +124,12 @@ def plane(values: dict[str, Any]) -> Figure:
 
 
 def projection(rows: Rows) -> Figure:
-    """The share of each vector in the top eigenspace, over training."""
+    """The share of gRDA's displacement in the top eigenspace, over training."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     ax = figure.subplots()
-    labels = {
-        "difference": ("w_gRDA − w_SGD", "0.1"),
-        "sgd": ("w_SGD", COLORS["sgd"]),
-        "grda": ("w_gRDA", COLORS["grda"]),
-    }
-    for name, (label, color) in labels.items():
-        epochs, values = _over_epochs(rows, f"{name}_fraction")
-        _band(ax, epochs, values, color, label)
+    for number, (setting, mine) in enumerate(by_setting(rows).items()):
+        epochs, values = _over_epochs(mine, "difference_fraction")
+        _band(ax, epochs, values, f"C{number}", f"w_gRDA − w_SGD, {setting}")
     ax.axhline(
         rows[0]["random_fraction"], color="0.5", linestyle=":", label="random direction"
     )
@@ -149,9 +144,12 @@ def norms(rows: Rows) -> Figure:
     """How concentrated the weights are, over training."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     ax = figure.subplots()
-    for name, label in {"sgd": "SGD", "grda": "gRDA"}.items():
-        epochs, values = _over_epochs(rows, f"{name}_l2_over_l1")
-        _band(ax, epochs, values, COLORS[name], label)
+    for number, (setting, mine) in enumerate(by_setting(rows).items()):
+        if number == 0:
+            epochs, values = _over_epochs(mine, "sgd_l2_over_l1")
+            _band(ax, epochs, values, "0.4", "SGD")
+        epochs, values = _over_epochs(mine, "grda_l2_over_l1")
+        _band(ax, epochs, values, f"C{number}", f"gRDA, {setting}")
     least = rows[0]["parameters"] ** -0.5
     ax.axhline(least, color="0.5", linestyle=":", label="$d^{-1/2}$: all moduli equal")
     ax.set(xlabel="epoch", title="|w|₂ / |w|₁", ylim=(0, None))
@@ -167,6 +165,7 @@ def pruning(rows: Rows) -> Figure:
         "train_loss": ("training loss", 1),
         "test_accuracy": ("test accuracy, %", 100),
     }
+    pairs = sum(row["method"] == "gRDA" for row in rows)
     for ax, (name, (label, scale)) in zip(
         figure.subplots(1, 2), panels.items(), strict=True
     ):
@@ -182,13 +181,15 @@ def pruning(rows: Rows) -> Figure:
                 )
                 ax.plot(x, y, "*", color=COLORS["grda"], markersize=11, label="gRDA")
             else:
-                levels = sorted({r["asked"] for r in mine if r["asked"] != "gRDA's"})
-                means = [
-                    scale * np.mean([r[name] for r in mine if r["asked"] == level])
-                    for level in levels
-                ]
+                by_level: dict[float, list[float]] = {}
+                for row in mine:
+                    if row["asked"] != "gRDA's":
+                        by_level.setdefault(row["asked"], []).append(scale * row[name])
+                # A mean over those pairs that get there would flatter the method.
+                levels = [s for s in sorted(by_level) if len(by_level[s]) == pairs]
                 x = [100 * level for level in levels]
-                ax.plot(x, means, "o-", markersize=3, label=method)
+                y = [np.mean(by_level[level]) for level in levels]
+                ax.plot(x, y, "o-", markersize=3, label=method)
         ax.set(xlabel="weights exactly zero, %", title=label)
         ax.grid(alpha=0.3)
     figure.axes[0].set_yscale("log")
@@ -197,33 +198,51 @@ def pruning(rows: Rows) -> Figure:
 
 
 def agreement(rows: Rows) -> Figure:
-    """Cosine and overlap of zeros between gRDA and the definition, over training."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    panels = {
-        "cosine": "cosine of the two displacements",
-        "overlap": "share of gRDA's zeros among the definition's",
-    }
-    for ax, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for number, scores in enumerate(dict.fromkeys(row["scores"] for row in rows)):
-            mine = [row for row in rows if row["scores"] == scores]
-            epochs, values = _over_epochs(mine, name)
-            _band(ax, epochs, values, f"C{number}", scores)
-        ax.set(xlabel="epoch", title=label, ylim=(None, 1.02))
-        ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
+    """Cosine and overlap of zeros between gRDA and the definition, over training.
+
+    A column of panels a setting of c and mu.
+    """
+    settings = by_setting(rows)
+    figure = Figure(figsize=(1.5 + 3.4 * len(settings), 6.4), layout="constrained")
+    panels = figure.subplots(2, len(settings), sharex=True, sharey="row", squeeze=False)
+    names = {"cosine": "cosine", "overlap": "share of gRDA's zeros"}
+    for column, (setting, here) in zip(panels.T, settings.items(), strict=True):
+        for ax, name in zip(column, names, strict=True):
+            for number, scores in enumerate(dict.fromkeys(r["scores"] for r in here)):
+                mine = [row for row in here if row["scores"] == scores]
+                epochs, values = _over_epochs(mine, name)
+                _band(ax, epochs, values, f"C{number}", scores)
+            ax.grid(alpha=0.3)
+        column[0].set_title(setting)
+        column[1].set_xlabel("epoch")
+    for ax, label in zip(panels[:, 0], names.values(), strict=True):
+        ax.set_ylabel(label)
+    panels[0, 0].legend(frameon=False)
     return figure
+
+
+def by_setting(rows: Rows) -> dict[str, Rows]:
+    """The rows of each c and mu, by what to call them."""
+    settings: dict[str, Rows] = {}
+    for row in sorted(rows, key=lambda row: (row["mu"], row["c"])):
+        settings.setdefault(f"c = {row['c']:g}, μ = {row['mu']:g}", []).append(row)
+    return settings
 
 
 def _band(ax: Axes, x, values: np.ndarray, color: str, label: str) -> None:
     """The mean of values, shape (pairs, points), and the range between them."""
-    ax.plot(x, np.mean(values, 0), color=color, label=label)
+    marker = "o" if len(x) == 1 else None
+    ax.plot(x, np.mean(values, 0), color=color, label=label, marker=marker)
     low, high = np.min(values, 0), np.max(values, 0)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def _over_epochs(rows: Rows, name: str) -> tuple[list[int], np.ndarray]:
-    """Epochs, and a quantity of each pair, shape (pairs, epochs)."""
-    epochs = sorted({row["epoch"] for row in rows})
-    pairs = dict.fromkeys(row["grda"] for row in rows)
-    by_place = {(row["grda"], row["epoch"]): row[name] for row in rows}
-    return epochs, np.array([[by_place[p, e] for e in epochs] for p in pairs])
+    """Epochs that all pairs have, and a quantity of each, shape (pairs, epochs)."""
+    pairs: dict[str, dict[int, float]] = {}
+    for row in rows:
+        pairs.setdefault(row["grda"], {})[row["epoch"]] = row[name]
+    epochs = sorted(set.intersection(*map(set, pairs.values())))
+    return epochs, np.array(
+        [[pair[epoch] for epoch in epochs] for pair in pairs.values()]
+    )

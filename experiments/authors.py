@@ -4,9 +4,11 @@ Where they come from: experiments/reference/README.md.
 """
 
 import csv
+import dataclasses
 from pathlib import Path
 
 from experiments.config import Config
+from experiments.presets import PRESETS
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -15,10 +17,16 @@ def summary(config: Config) -> dict[str, str] | None:
     """What the authors' runs of a CIFAR row ended with, or None if it is not theirs.
 
     Returns:
-      The line of cifar_summary.csv: test_acc_pct_mean, sparsity_std and so on.
+      The line of cifar_summary.csv: test_acc_pct_mean, sparsity_std and so on. None if
+      the protocol is not that of a preset.
     """
+    # Where the images come from, the seed and the dtype may be others.
+    dataset = Path(config.dataset).stem
+    theirs = dataclasses.replace(config, dataset=dataset, seed=0, dtype="float32")
+    if theirs not in PRESETS.values():
+        return None
     mu = config.mu if config.optimizer == "grda" else 0
-    wanted = (config.dataset, config.model, config.optimizer, mu, "all_converged")
+    wanted = (dataset, config.model, config.optimizer, mu, "all_converged")
     for line in _read("cifar_summary.csv"):
         names = (line[key].lower() for key in ("dataset", "model", "optimizer"))
         if (*names, float(line["mu"] or 0), line["seed_set"]) == wanted:

@@ -25,7 +25,13 @@ class Checkpoints:
     that a run that dies while it writes leaves the checkpoints before it as they were.
     """
 
-    def __init__(self, directory: Path, config: Config, keep: int | None):
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        keep: int | None = None,
+        read_only: bool = False,
+    ):
         self.directory = directory
         self.config = config
         self.manager = ocp.CheckpointManager(
@@ -33,7 +39,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
             item_names=("state", "config"),
         )

@@ -30,6 +30,7 @@ from experiments.training import Trainer
 from optax_grda.landscape import (
     Bezier,
     Plane,
+    PlanePoint,
     barrier_height,
     evaluate_along,
     evaluate_grid,
@@ -73,7 +74,7 @@ class Options:
 def connect(pair: Pair, options: Options) -> dict[str, Any]:
     """Loss and error between the two solutions of a pair; t = 0 is gRDA's."""
     task = pair.grda.task
-    grda, sgd = pair.grda.state().params, pair.sgd.state().params
+    sgd, grda = (state.params for state in pair.states(pair.epochs[-1]))
     line = Bezier.straight(grda, sgd)
     curve = bend_curve(task, line, pair.grda.config, options)
     ts = jnp.linspace(0, 1, options.points)
@@ -87,23 +88,26 @@ def connect(pair: Pair, options: Options) -> dict[str, Any]:
     if options.grid:
         plane = Plane.through(grda, sgd, curve.bend)
         xs, ys = plane.grid(options.grid)
-        points = jax.jit(evaluate_along, static_argnums=2)(curve, ts, plane.project)
+        points = shadow(plane, curve, ts)
         result["plane"] = {"x": xs, "y": ys, "corners": plane.corners}
         result["plane"] |= {"curve_x": points.x, "curve_y": points.y}
-        result["plane"] |= over(task.trainer, plane, xs, ys, task.train, task.test)
+        rows = [  # each a dispatch, between which one can stop
+            over(task.trainer, plane, xs, y[None], task.train, task.test) for y in ys
+        ]
+        result["plane"] |= jax.tree.map(lambda *row: jnp.concatenate(row), *rows)
     return result
 
 
 def bend_curve(task: Task, line: Bezier, run: Config, options: Options) -> Bezier:
     """Trains the bend of a line on the training images, augmented as in the run."""
     config = dataclasses.replace(
-        run,
+        task.trainer.config,
+        augmentation=run.augmentation,
+        batch_size=min(run.batch_size, len(task.train[1])),
         optimizer=options.optimizer,
         learning_rate=options.learning_rate,
         schedule="garipov",
         epochs=options.epochs,
-        accumulation=1,
-        seed=0,  # unlike the key, it would be compiled in
     )
     curve, opt_state = line, make_optimizer(config, 1).init(line.bend)
     for key in jax.random.split(jax.random.key(run.seed), options.epochs):
@@ -146,6 +150,12 @@ def along(trainer: Trainer, path: Bezier, ts: jax.Array, train, test) -> dict:
 def over(trainer: Trainer, plane: Plane, xs: jax.Array, ys, train, test) -> dict:
     """Metrics on the grid of a plane, each of shape (rows, columns)."""
     return evaluate_grid(plane, xs, ys, lambda w: metrics_at(trainer, w, train, test))
+
+
+@jax.jit
+def shadow(plane: Plane, curve: Bezier, ts: jax.Array) -> PlanePoint:
+    """The way of a curve over a plane."""
+    return evaluate_along(curve, ts, plane.project)
 
 
 def metrics_at(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.Array]:

@@ -47,7 +47,7 @@ class Options:
 def project(pair: Pair, k: int) -> Iterator[dict[str, Any]]:
     """A row an epoch that was saved."""
     for epoch in pair.epochs:
-        sgd, grda = pair.sgd.state(epoch), pair.grda.state(epoch)
+        sgd, grda = pair.states(epoch)
         with jax.default_matmul_precision("highest"):
             pairs = top_eigenpairs(hessian(pair.sgd.task, sgd), sgd.params, k)
         delta = jax.tree.map(jnp.subtract, grda.params, sgd.params)

@@ -57,7 +57,7 @@ def write_report(directories: tuple[Path, ...], output: Path) -> Path:
     """Writes the report; returns its path.
 
     Raises:
-      ValueError: if the directories hold no finished run.
+      ValueError: if the directories hold no finished run, or runs of several networks.
       FileNotFoundError: if one does not exist.
     """
     for directory in directories:
@@ -68,6 +68,12 @@ def write_report(directories: tuple[Path, ...], output: Path) -> Path:
         raise ValueError(
             "directories must hold a finished run, with summary.json: got "
             f"{[str(directory) for directory in directories]}"
+        )
+    tasks = {(result.config.model, result.config.dataset) for result in results}
+    if len(tasks) > 1:
+        raise ValueError(
+            "directories must hold runs of one network on one data set, got "
+            f"{sorted(tasks)}"
         )
     analyses = {
         name: json.loads((directory / f"{name}.json").read_text())
@@ -120,38 +126,43 @@ def findings(analyses: dict[str, Any]) -> list[str]:
             f"({_pairs(len(analyses['connect']))})."
         )
     if "project" in analyses:
-        rows = analyses["project"]
-        last = max(row["epoch"] for row in rows)
-        times = [
-            row["difference_fraction"] / row["random_fraction"]
-            for row in rows
-            if row["epoch"] == last
-        ]
-        found.append(
-            f"After epoch {last}, {_pairs(len(times))}, the share of "
-            f"|w_gRDA − w_SGD|² in the space of the top {len(rows[0]['eigenvalues'])} "
-            f"Hessian eigenvectors is {np.mean(times):.1f} times that of a random "
-            "direction."
-        )
+        for setting, rows in analysis_figures.by_setting(analyses["project"]).items():
+            last = max(row["epoch"] for row in rows)
+            times = [
+                row["difference_fraction"] / row["random_fraction"]
+                for row in rows
+                if row["epoch"] == last
+            ]
+            found.append(
+                f"After epoch {last}, at {setting}, {_pairs(len(times))}, the share of "
+                "|w_gRDA − w_SGD|² in the space of the top "
+                f"{len(rows[0]['eigenvalues'])} Hessian eigenvectors is "
+                f"{np.mean(times):.1f} times that of a random direction."
+            )
     if "prune" in analyses:
         rows = analyses["prune"]["agreement"]
-        last = max(row["epoch"] for row in rows)
-        cosines = {
-            name: np.mean(
-                [r["cosine"] for r in rows if (r["scores"], r["epoch"]) == (name, last)]
+        for setting, mine in analysis_figures.by_setting(rows).items():
+            last = max(row["epoch"] for row in mine)
+            cosines = {
+                scores: np.mean(
+                    [
+                        row["cosine"]
+                        for row in mine
+                        if (row["scores"], row["epoch"]) == (scores, last)
+                    ]
+                )
+                for scores in dict.fromkeys(row["scores"] for row in mine)
+            }
+            others = ", ".join(
+                f"{cosine:.3f} with {scores}"
+                for scores, cosine in cosines.items()
+                if scores != "definition"
             )
-            for name in dict.fromkeys(row["scores"] for row in rows)
-        }
-        others = ", ".join(
-            f"{cosine:.3f} with {name}"
-            for name, cosine in cosines.items()
-            if name != "definition"
-        )
-        found.append(
-            f"After epoch {last}, the cosine of gRDA's displacement with that of "
-            f"directional pruning by its definition is {cosines['definition']:.3f}; "
-            f"the controls: {others}."
-        )
+            found.append(
+                f"After epoch {last}, at {setting}, the cosine of gRDA's displacement "
+                "with that of directional pruning by its definition is "
+                f"{cosines['definition']:.3f}; the controls: {others}."
+            )
     return found
 
 
@@ -180,7 +191,7 @@ def table(results: list[Result]) -> list[dict[str, str]]:
                 row[f"authors' {what}, %"] = f"{mean:.2f} ± {deviation:.2f}"
                 difference = ours.mean() - mean
                 row[f"{what}: difference"] = (
-                    f"{difference / deviation:+.1f} σ" if deviation else "0"
+                    f"{difference / deviation:+.1f} σ" if deviation else ""
                 )
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
@@ -261,9 +272,9 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
             Picture(
                 "Flat directions",
                 analysis_figures.projection(project),
-                "The share of gRDA's displacement in the steepest directions should be "
-                "small and fall while both train. A random direction has the dotted "
-                "share.",
+                "The share of gRDA's displacement in the steepest directions. If gRDA "
+                "moves in flat directions only, it stays below the dotted line, the "
+                "share of a random direction.",
             ),
             Picture(
                 "Concentration of the weights",

@@ -54,7 +54,8 @@ class Run:
         """Network and data; the same object for runs of the same ones."""
         # The seed and the optimizer do not change what is compiled for an analysis.
         config = self.config
-        return _load_task(config.model, config.dataset, config.dtype, self.data_dir)
+        batch_size = config.batch_size // config.accumulation
+        return _load_task(config.model, config.dataset, batch_size, self.data_dir)
 
     @functools.cached_property
     def epochs(self) -> dict[int, int]:
@@ -80,7 +81,7 @@ class Run:
 
     @functools.cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.directory, self.config, keep=None)
+        return Checkpoints(self.directory, self.config, read_only=True)
 
 
 class Pair(NamedTuple):
@@ -93,6 +94,10 @@ class Pair(NamedTuple):
     def epochs(self) -> list[int]:
         """The epochs after which both were saved."""
         return sorted(self.sgd.epochs.keys() & self.grda.epochs.keys())
+
+    def states(self, epoch: int) -> tuple[TrainState, TrainState]:
+        """Those of SGD and of gRDA after an epoch."""
+        return self.sgd.state(epoch), self.grda.state(epoch)
 
     def describe(self) -> dict[str, Any]:
         """What tells this pair from others, for a row of results."""
@@ -131,7 +136,13 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
                 f"{grda.directory}, seed {grda.config.seed} included: got "
                 f"{[str(run.directory) for run in runs]}"
             )
-        pairs.append(Pair(twins[0], grda))
+        pair = Pair(twins[0], grda)
+        if not pair.epochs:
+            raise ValueError(
+                f"{pair.sgd.directory} and {grda.directory} must have a checkpoint of "
+                f"the same epoch: got {list(pair.sgd.epochs)} and {list(grda.epochs)}"
+            )
+        pairs.append(pair)
     if not pairs:
         raise ValueError(
             "directories must hold a run of gRDA, got "
@@ -156,9 +167,12 @@ def _differ_in_method(sgd: Config, grda: Config) -> bool:
 
 
 @functools.cache
-def _load_task(model: str, dataset: str, dtype: str, data_dir: Path | None) -> Task:
+def _load_task(
+    model: str, dataset: str, batch_size: int, data_dir: Path | None
+) -> Task:
     loaded = data.load(dataset, data_dir)
-    config = Config(model=model, dataset=dataset, dtype=dtype)
+    # In float32, whatever the run computed in: eigenvectors ask for it.
+    config = Config(model=model, dataset=dataset, batch_size=batch_size)
     trainer = Trainer(config, loaded.num_classes, len(loaded.train_labels))
     train = jax.device_put((loaded.train_images, loaded.train_labels))
     return Task(

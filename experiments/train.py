@@ -141,7 +141,8 @@ def run_epochs(
                 row = {"epoch": epoch, "learning_rate": float(rates[epoch - 1])}
                 scalars = report(state, steps, source.evaluate(state))
                 row |= {name: x.item() for name, x in scalars.items()}
-                row |= {"images_per_second": trainer.num_examples / seconds}
+                images = min(len(steps.loss) * trainer.batch_size, trainer.num_examples)
+                row |= {"images_per_second": images / seconds}
                 metrics.append([row])
                 before, record = record, jax.device_get(check_up(state.params))
                 if jax.process_index() == 0:
