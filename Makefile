@@ -31,12 +31,12 @@ $(BIN)/python:
 
 $(VENV)/.experiments: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once, some minutes) ..."
-	@$(INSTALL) --editable '.[experiments]'
+	@$(INSTALL) --editable '.[experiments,onnx]'
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.experiments
 	@echo "installing what tests and benchmarks need into $(VENV) ..."
-	@$(INSTALL) --editable '.[experiments,datasets,test]'
+	@$(INSTALL) --editable '.[experiments,onnx,datasets,test]'
 	@touch $@
 
 demo: $(VENV)/.experiments

@@ -133,7 +133,7 @@ def flatten(x: jax.Array) -> jax.Array:
 
     So that dense kernels mean the same here and there.
     """
-    return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
+    return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
 
 
 def check_images(images: jax.Array, *expected: int | str) -> None:
