@@ -1,21 +1,28 @@
 """Checkpoints of a training run; the only file that knows Orbax.
 
 The place in the data follows from the step, so that the training state is all there is.
-A checkpoint of gRDA does not hold the weights: they are its accumulator, thresholded.
+A checkpoint of gRDA, or of its threshold steered to a sparsity, does not hold the
+weights: they are the accumulator, thresholded.
 """
 
 import dataclasses
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 
 from experiments.config import Config, differences
+from experiments.optimizer import make_proximal
 from experiments.training import TrainState
-from optax_grda import GrdaState, grda_params
+from optax_grda import grda_params
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is asked for
 
 
 class Checkpoints:
@@ -120,7 +127,8 @@ class Checkpoints:
     def read(self, step: int, template: TrainState) -> TrainState:
         """Reads the checkpoint of one step, into arrays like those of the template."""
         args = ocp.args.StandardRestore(_pack(template))
-        return _unpack(self._read(step, "state", args), template)
+        arrays = self._read(step, "state", args)
+        return _unpack(arrays, template, make_proximal(self.config))
 
     def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
         args = ocp.args.Composite(**{item: args})
@@ -138,7 +146,9 @@ def _pack(state: TrainState) -> dict[str, np.ndarray]:
     }
 
 
-def _unpack(arrays: dict[str, np.ndarray], template: TrainState) -> TrainState:
+def _unpack(
+    arrays: dict[str, np.ndarray], template: TrainState, proximal: Callable | None
+) -> TrainState:
     """The state whose arrays _pack listed, on the devices of the template."""
 
     def read(path, leaf):
@@ -147,21 +157,17 @@ def _unpack(arrays: dict[str, np.ndarray], template: TrainState) -> TrainState:
 
     state = jax.tree_util.tree_map_with_path(read, _saved_part(template))
     if state.params is None:
-        rebuild = jax.jit(grda_params)
-        state = state._replace(params=rebuild(state.opt_state, template.params))
+        rebuild = jax.jit(grda_params, static_argnames="proximal")
+        params = rebuild(state.opt_state, template.params, proximal=proximal)
+        state = state._replace(params=params)
     return state._replace(key=jax.random.wrap_key_data(state.key))
 
 
 def _saved_part(state: TrainState) -> TrainState:
     state = state._replace(key=jax.random.key_data(state.key))
-    return state._replace(params=None) if _rebuilds_params(state) else state
-
-
-def _rebuilds_params(state: TrainState) -> bool:
-    def is_grda(node):
-        return isinstance(node, GrdaState)
-
-    return any(map(is_grda, jax.tree.leaves(state.opt_state, is_leaf=is_grda)))
+    if optax.tree.get(state.opt_state, "threshold") is None:
+        return state
+    return state._replace(params=None)
 
 
 def _first_line(error: Exception) -> str:

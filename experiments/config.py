@@ -6,6 +6,16 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+Schedule = Literal["constant", "garipov", "step-141", "step-30"]
+
+LABELS = {
+    "sgd": "SGD",
+    "momentum": "momentum SGD",
+    "adam": "Adam",
+    "grda": "gRDA",
+    "target-sparsity": "target",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -17,11 +27,12 @@ class Config:
     """digits, mnist, cifar10, cifar100, imagenet2012, or a path to an .npz file."""
     augmentation: Literal["none", "crop-flip", "flip-crop"] = "none"
     """What is done to training images in memory, in this order."""
-    optimizer: Literal["sgd", "momentum", "adam", "grda"] = "grda"
-    """Optimizer; momentum is SGD with momentum 0.9."""
+    optimizer: Literal["sgd", "momentum", "adam", "grda", "target-sparsity"] = "grda"
+    """Optimizer; momentum is SGD with momentum 0.9, target-sparsity is gRDA whose
+    threshold is steered."""
     learning_rate: float = 0.1
     """Learning rate, before the schedule."""
-    schedule: Literal["constant", "garipov", "step-141", "step-30"] = "constant"
+    schedule: Schedule = "constant"
     """Factor of the learning rate by epoch. garipov: 1 for half of the epochs, falling
     linearly to 0.01 at 90 %, then 0.01. step-141: 1, then 0.1 from epoch 141.
     step-30: divided by 10 every 30 epochs."""
@@ -29,6 +40,12 @@ class Config:
     """gRDA: strength of the threshold."""
     mu: float = 0.6
     """gRDA: growth of the threshold."""
+    sparsity: float = 0.9
+    """target-sparsity: the fraction of weights to make zero, asked for from half of
+    the training on and rising to it before."""
+    groups: Literal["none", "units", "units-and-weights"] = "none"
+    """gRDA and target-sparsity: what becomes zero. none: single weights. units: hidden
+    units, as wholes. units-and-weights: units, and single weights of those left."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 32
@@ -55,8 +72,27 @@ class Config:
             raise ValueError(
                 f"learning_rate must be > 0 and finite, got {self.learning_rate}"
             )
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the optimizer is one that makes weights zero."""
+        return self.optimizer in ("grda", "target-sparsity")
+
+    @property
+    def label(self) -> str:
+        """The method and its settings, for people."""
+        label = LABELS[self.optimizer]
+        if self.optimizer == "grda":
+            label += f", c = {self.c:g}, μ = {self.mu:g}"
+        if self.optimizer == "target-sparsity":
+            label += f" {100 * self.sparsity:g} %"
+        if self.is_sparse and self.groups != "none":
+            label += f", {self.groups.replace('-', ' ')}"
+        return label
 
 
 def save(config: Config, path: Path) -> None:

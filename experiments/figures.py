@@ -108,23 +108,27 @@ def by_epoch(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 def sparsity_against_accuracy(rows: list[dict]) -> Figure:
     """A point a setting, with the seeds' deviation; a line joins those of one mu.
 
+    Sparsities that were asked for have one line, and stand beside its points.
+
     Args:
       rows: of a sweep's summary.json.
     """
+    asked = "asked" in rows[0]
+    number = "asked" if asked else "c"
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     ax = figure.subplots()
-    for mu in sorted({row["mu"] for row in rows}):
-        line = sorted((row for row in rows if row["mu"] == mu), key=lambda r: r["c"])
+    for mu in sorted({row.get("mu") for row in rows}):
+        line = [row for row in rows if row.get("mu") == mu]
+        line.sort(key=lambda row: row[number])
         x, y, error = (
             100 * np.array([row[name] for row in line])
             for name in ("sparsity", "test_accuracy", "test_accuracy_std")
         )
-        ax.errorbar(
-            x, y, error, marker="o", markersize=4, capsize=2, label=f"μ = {mu:g}"
-        )
+        label = "target sparsity" if asked else f"μ = {mu:g}"
+        ax.errorbar(x, y, error, marker="o", markersize=4, capsize=2, label=label)
         for row, point in zip(line, zip(x, y, strict=True), strict=True):
             ax.annotate(
-                f"{row['c']:g}",
+                f"{row[number]:g}",
                 point,
                 xytext=(4, 4),
                 textcoords="offset points",
@@ -132,7 +136,8 @@ def sparsity_against_accuracy(rows: list[dict]) -> Figure:
                 color="0.4",
             )
     ax.set(xlabel="weights exactly zero, %", ylabel="test accuracy, %")
-    ax.set_title("numbers beside the points: c")
+    meaning = "the sparsity asked for" if asked else "c"
+    ax.set_title(f"numbers beside the points: {meaning}")
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return figure

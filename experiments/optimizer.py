@@ -1,12 +1,20 @@
 """The optimizer and the learning-rate schedule of a configuration."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
+import models
 from experiments.config import Config
-from optax_grda import grda
+from models.units import hidden_units
+from optax_grda import grda, group_proximal, sparsity_ramp, target_sparsity
+
+PyTree = Any
 
 
 def learning_rates(config: Config) -> np.ndarray:
@@ -37,27 +45,37 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     return schedule
 
 
+def make_proximal(config: Config) -> Callable[[PyTree, jax.Array], PyTree] | None:
+    """What makes weights of accumulator and threshold; None: entry by entry."""
+    if config.groups == "none":
+        return None
+    model = nnx.eval_shape(
+        lambda: models.create(config.model, num_classes=1, rngs=nnx.Rngs(0))
+    )
+    share = 0.5 if config.groups == "units-and-weights" else 0.0
+    return group_proximal(hidden_units(model), elementwise=share)
+
+
 def make_optimizer(
-    config: Config,
-    steps_per_epoch: int,
-    c: jax.Array | None = None,
-    mu: jax.Array | None = None,
+    config: Config, steps_per_epoch: int, **settings: jax.Array
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a configuration.
 
     Args:
       config: the experiment.
       steps_per_epoch: calls of update an epoch: batches times config.accumulation.
-      c: traced value in place of config.c.
-      mu: traced value in place of config.mu.
+      **settings: traced values in place of the configuration's c, mu or sparsity.
     """
     schedule = make_schedule(config, steps_per_epoch)
+    settings = vars(config) | settings
     if config.optimizer == "grda":
-        optimizer = grda(
-            schedule,
-            c=config.c if c is None else c,
-            mu=config.mu if mu is None else mu,
-        )
+        c, mu = settings["c"], settings["mu"]
+        optimizer = grda(schedule, c, mu, proximal=make_proximal(config))
+    elif config.optimizer == "target-sparsity":
+        # Half of all updates: from there on, garipov's learning rate falls.
+        updates = config.epochs * steps_per_epoch // config.accumulation
+        ramp = sparsity_ramp(settings["sparsity"], max(1, updates // 2))
+        optimizer = target_sparsity(schedule, ramp, proximal=make_proximal(config))
     elif config.optimizer == "adam":
         optimizer = optax.adam(schedule)
     else:

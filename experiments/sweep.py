@@ -1,20 +1,23 @@
-"""A grid of c, mu and seeds, trained at once in one compiled program.
+"""A grid of settings and seeds, trained at once in one compiled program.
 
     python -m experiments.sweep digits-mlp --c 0.02 0.05 --mu 0.5 0.6 --seeds 3
+    python -m experiments.sweep digits-mlp --sparsity 0.8 0.9 0.95 --seeds 5
 
-For networks of which many fit on the device side by side. (On a CPU, convolutions train
-slowly in this form: a loop of one program over the epoch.) Writes config.json,
+The first trains gRDA with every c and mu. The second asks target-sparsity for every
+fraction of zeros, and says how close the runs came. For networks of which many fit on
+the device side by side. (On a CPU, convolutions train slowly in this form, a loop of
+one program over the epoch: there, use experiments.train.) Writes config.json,
 summary.json and the picture of sparsity against accuracy to a run directory, prints a
 table, and says how its speed compares with one run after the other.
 """
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -22,15 +25,18 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import data, figures, logger
+from experiments.config import Config, Schedule
 from experiments.optimizer import make_optimizer
 from experiments.presets import PRESETS
 from experiments.training import Trainer
 from optax_grda import sparsity
 
+Setting = dict[str, float]  # fields of a configuration: c and mu, or sparsity
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains a preset with every combination of c, mu and seed."""
+    """Trains a preset with every setting and every seed."""
 
     preset: Annotated[str, tyro.conf.Positional] = "digits-mlp"
     """A preset with optimizer gRDA whose data fit in memory."""
@@ -38,10 +44,14 @@ class Options:
     """Strengths of the threshold."""
     mu: tuple[float, ...] = (0.5, 0.6, 0.7)
     """Growths of the threshold."""
+    sparsity: tuple[float, ...] = ()
+    """Fractions of zeros to ask for, by target-sparsity in place of c and mu."""
     seeds: int = 3
     """Runs of each, with seeds 0, 1, ..."""
     epochs: int | None = None
     """Epochs of each run; by default the preset's."""
+    schedule: Schedule | None = None
+    """Factor of the learning rate by epoch; by default the preset's."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; by default TFDS's own choice."""
     output: Path | None = None
@@ -58,145 +68,164 @@ class Options:
                 "seeds must be >= 1, and c and mu must hold a value each: got "
                 f"{self.seeds}, {self.c} and {self.mu}"
             )
-        for c in self.c:
-            for mu in self.mu:  # raises where grda would
-                make_optimizer(dataclasses.replace(self.config, c=c, mu=mu), 1)
+        for setting in self.settings:  # raises where a run would
+            make_optimizer(dataclasses.replace(self.config, **setting), 1)
 
     @property
-    def config(self):
-        """The configuration that all runs share, but for c, mu and seed."""
+    def config(self) -> Config:
+        """The configuration that all runs share, but for their setting and seed."""
         config = PRESETS[self.preset]
-        return dataclasses.replace(config, epochs=self.epochs or config.epochs)
+        return dataclasses.replace(
+            config,
+            optimizer="target-sparsity" if self.sparsity else "grda",
+            epochs=self.epochs or config.epochs,
+            schedule=self.schedule or config.schedule,
+        )
+
+    @property
+    def varied(self) -> dict[str, tuple[float, ...]]:
+        """The fields that a setting sets, and their values."""
+        if self.sparsity:
+            return {"sparsity": self.sparsity}
+        return {"c": self.c, "mu": self.mu}
+
+    @property
+    def settings(self) -> list[Setting]:
+        """All combinations of these values."""
+        values = itertools.product(*self.varied.values())
+        return [dict(zip(self.varied, setting, strict=True)) for setting in values]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GridTrainer(Trainer):
-    """A trainer whose c and mu are traced arrays."""
+    """A trainer with traced arrays in place of fields of the configuration."""
 
-    c: jax.Array | None = None
-    mu: jax.Array | None = None
+    setting: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     @property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        """gRDA with this c and mu."""
-        return make_optimizer(self.config, self.steps_per_epoch, self.c, self.mu)
+        """The optimizer with this setting."""
+        return make_optimizer(self.config, self.steps_per_epoch, **self.setting)
 
 
-def grid(options: Options) -> np.ndarray:
-    """All combinations, shape (runs, 3): c, mu and seed."""
-    axes = np.meshgrid(options.c, options.mu, np.arange(options.seeds), indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=1)
-
-
-def train_runs(options: Options, dataset: data.Dataset, runs: np.ndarray) -> dict:
-    """Trains some runs at once.
+def train_runs(
+    config: Config, dataset: data.Dataset, settings: list[Setting], seeds: int
+) -> tuple[dict[str, np.ndarray], float]:
+    """Trains all seeds with all settings at once.
 
     Returns:
-      Arrays of shape (runs,): test_accuracy, test_loss and sparsity at the end; and
-      seconds, a number: of training alone, without compilation.
+      Arrays of shape (settings, seeds), test_accuracy, test_loss and sparsity at the
+      end; and the seconds of training alone, without compilation.
     """
 
-    def trainer(c, mu):
-        return GridTrainer(
-            options.config, dataset.num_classes, len(dataset.train_labels), c=c, mu=mu
-        )
+    def trainer(setting):
+        size = len(dataset.train_labels)
+        return GridTrainer(config, dataset.num_classes, size, setting=setting)
 
-    def init(c, mu, seed):
-        return trainer(c, mu).init(seed)
+    def init(setting, seed):
+        return trainer(setting).init(seed)
 
-    def epoch(state, c, mu, images, labels):
-        return trainer(c, mu).train_epoch(state, images, labels)[0]
+    def epoch(state, setting, images, labels):
+        return trainer(setting).train_epoch(state, images, labels)[0]
 
     def evaluate(state, images, labels):
-        tested = trainer(None, None).evaluate(
-            state.params, state.batch_stats, images, labels
-        )
+        tested = trainer({}).evaluate(state.params, state.batch_stats, images, labels)
         return {
             "test_accuracy": tested.accuracy,
             "test_loss": tested.loss,
             "sparsity": sparsity(state.params),
         }
 
-    c, mu = jnp.asarray(runs[:, 0], jnp.float32), jnp.asarray(runs[:, 1], jnp.float32)
+    setting = {
+        name: np.repeat(np.float32([setting[name] for setting in settings]), seeds)
+        for name in settings[0]
+    }
+    seed = np.tile(np.arange(seeds), len(settings))
     train = jax.device_put((dataset.train_images, dataset.train_labels))
-    state = jax.jit(jax.vmap(init))(c, mu, jnp.asarray(runs[:, 2], jnp.int32))
-    over_runs = jax.vmap(epoch, in_axes=(0, 0, 0, None, None))
-    step = jax.jit(over_runs, donate_argnums=0).lower(state, c, mu, *train).compile()
+    state = jax.jit(jax.vmap(init))(setting, seed)
+    over_runs = jax.vmap(epoch, in_axes=(0, 0, None, None))
+    step = jax.jit(over_runs, donate_argnums=0).lower(state, setting, *train).compile()
     start = time.perf_counter()
-    with logger.progress_bar(options.config.epochs, f"{len(runs)} runs") as bar:
-        for _ in range(options.config.epochs):
-            state = jax.block_until_ready(step(state, c, mu, *train))
+    with logger.progress_bar(config.epochs, f"{len(seed)} runs") as bar:
+        for _ in range(config.epochs):
+            state = jax.block_until_ready(step(state, setting, *train))
             bar.update()
     seconds = time.perf_counter() - start
     test = (dataset.test_images, dataset.test_labels)
     results = jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))(state, *test)
-    return jax.device_get(results) | {"seconds": seconds}
+    shape = (len(settings), seeds)
+    return {name: np.reshape(x, shape) for name, x in results.items()}, seconds
 
 
 def main(options: Options) -> Path:
     """Runs the sweep and returns the run directory."""
-    dataset = data.load(options.config.dataset, options.data_dir)
+    config, settings, seeds = options.config, options.settings, options.seeds
+    dataset = data.load(config.dataset, options.data_dir)
     directory = logger.new_directory(options.output, f"sweep-{options.preset}")
     logger.write_json(
         directory / "config.json",
-        dataclasses.asdict(options.config)
-        | {"c": list(options.c), "mu": list(options.mu), "seed": options.seeds},
+        dataclasses.asdict(config) | options.varied | {"seed": seeds},
     )
-    runs = grid(options)
-    results = train_runs(options, dataset, runs)
-    alone = train_runs(options, dataset, runs[:1])
-    speedup = len(runs) * alone["seconds"] / results["seconds"]
-    rows = summarize(options, results)
+    results, seconds = train_runs(config, dataset, settings, seeds)
+    _, alone = train_runs(config, dataset, settings[:1], seeds=1)
+    runs, rows = len(settings) * seeds, summarize(settings, results)
     logger.write_json(
         directory / "summary.json",
         {
             "rows": rows,
-            "seconds": results["seconds"],
-            "seconds_of_one_run_alone": alone["seconds"],
-            "speedup": speedup,
+            "seconds": seconds,
+            "seconds_of_one_run_alone": alone,
+            "speedup": runs * alone / seconds,
             "environment": logger.environment(),
         },
     )
     figures.draw_sweep(directory)
-    table = Table(title=f"{options.preset}, mean of {options.seeds} seeds")
-    for header in ("c", "mu", "sparsity", "test accuracy", "± std"):
-        table.add_column(header, justify="right")
-    for row in sorted(rows, key=lambda row: row["sparsity"]):
-        accuracy, std = (100 * row[f"test_accuracy{x}"] for x in ("", "_std"))
-        table.add_row(
-            *(f"{row['c']:g}", f"{row['mu']:g}", f"{row['sparsity']:.2%}"),
-            *(f"{accuracy:.2f} %", f"{std:.2f}"),
-        )
     console = Console()
-    console.print(table)
+    console.print(make_table(rows, f"{options.preset}, mean of {seeds} seeds"))
     console.print(
-        f"{len(runs)} runs at once took {results['seconds']:.1f} s, one alone "
-        f"{alone['seconds']:.1f} s: {speedup:.1f} times the speed of one by one. "
+        f"{runs} runs at once took {seconds:.1f} s, one alone {alone:.1f} s: "
+        f"{runs * alone / seconds:.1f} times the speed of one by one. "
         f"Figures and numbers are in {directory}",
         highlight=False,
     )
     return directory
 
 
-def summarize(options: Options, results: dict) -> list[dict]:
-    """A row for each c and mu: means over the seeds, and a deviation of accuracy."""
-    shape = (len(options.c), len(options.mu), options.seeds)
-    accuracy, loss, zeros = (
-        results[name].reshape(shape)
-        for name in ("test_accuracy", "test_loss", "sparsity")
-    )
-    return [
-        {
-            "c": c,
-            "mu": mu,
-            "sparsity": float(zeros[i, j].mean()),
-            "test_accuracy": float(accuracy[i, j].mean()),
-            "test_accuracy_std": float(accuracy[i, j].std()),
-            "test_loss": float(loss[i, j].mean()),
-        }
-        for i, c in enumerate(options.c)
-        for j, mu in enumerate(options.mu)
-    ]
+def summarize(settings: list[Setting], results: dict) -> list[dict]:
+    """A row a setting: means over the seeds, and deviations."""
+    rows = []
+    for number, setting in enumerate(settings):
+        seeds = {name: values[number] for name, values in results.items()}
+        row = {name: float(values.mean()) for name, values in seeds.items()}
+        row["test_accuracy_std"] = float(seeds["test_accuracy"].std())
+        if "sparsity" in setting:
+            asked = setting["sparsity"]
+            row["worst_deviation"] = float(np.abs(seeds["sparsity"] - asked).max())
+            setting = {"asked": asked}
+        rows.append(setting | row)
+    return rows
+
+
+def make_table(rows: list[dict], title: str) -> Table:
+    """The rows, by sparsity; what is a fraction in percent."""
+    headers = {
+        "c": "c",
+        "mu": "mu",
+        "asked": "asked, %",
+        "sparsity": "zeros, %",
+        "worst_deviation": "worst seed off, points",
+        "test_accuracy": "test accuracy, %",
+        "test_accuracy_std": "± std",
+    }
+    names = [name for name in headers if name in rows[0]]
+    table = Table(title=title)
+    for name in names:
+        table.add_column(headers[name], justify="right")
+    for row in sorted(rows, key=lambda row: row["sparsity"]):
+        cells = {name: f"{100 * row[name]:.2f}" for name in names}
+        cells |= {name: f"{row[name]:g}" for name in ("c", "mu") if name in row}
+        table.add_row(*cells.values())
+    return table
 
 
 if __name__ == "__main__":

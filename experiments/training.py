@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import models
 from experiments.augmentation import augment, normalise
 from experiments.config import Config
-from experiments.optimizer import make_optimizer
+from experiments.optimizer import make_optimizer, make_proximal
 from optax_grda import grda_params, sparsity
 
 PyTree = Any
@@ -156,10 +156,11 @@ class Trainer:
         updates, opt_state = self.optimizer.update(
             gradients, state.opt_state, state.params
         )
-        if self.config.optimizer == "grda":  # what a checkpoint will be restored to
-            params = grda_params(opt_state, state.params)
-        else:
+        if optax.tree.get(opt_state, "threshold") is None:
             params = optax.apply_updates(state.params, updates)
+        else:  # what a checkpoint will be restored to
+            proximal = make_proximal(self.config)
+            params = grda_params(opt_state, state.params, proximal)
         state = TrainState(state.key, state.step + 1, params, batch_stats, opt_state)
         return state, jax.tree.map(jnp.mean, metrics)
 
@@ -178,7 +179,7 @@ class Trainer:
           of BatchNorm.
         """
         model = _merge(self._graphs()[0], params, batch_stats)
-        logits = model(self._normalise(images), rngs=nnx.Rngs(dropout=dropout_key))
+        logits = model(self.normalised(images), rngs=nnx.Rngs(dropout=dropout_key))
         metrics = _metrics(logits, labels)
         return metrics.loss.mean(), (metrics, _split(model)[2])
 
@@ -208,7 +209,7 @@ class Trainer:
 
         def add(total, batch):
             model = _merge(graph, params, zeros)
-            model(self._normalise(batch))
+            model(self.normalised(batch))
             return jax.tree.map(jnp.add, total, _split(model)[2]), None
 
         size = min(self.batch_size, len(images))
@@ -262,8 +263,16 @@ class Trainer:
         self, params: PyTree, batch_stats: PyTree, images: jax.Array
     ) -> jax.Array:
         """Logits (batch, num_classes) with running statistics and without dropout."""
-        model = _merge(self._graphs()[1], params, batch_stats)
-        return model(self._normalise(images))
+        return self.network(params, batch_stats)(self.normalised(images))
+
+    def network(self, params: PyTree, batch_stats: PyTree) -> nnx.Module:
+        """The network in evaluation mode, a function of normalised images."""
+        return _merge(self._graphs()[1], params, batch_stats)
+
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """Images as the network takes them: float32, mean and deviation taken off."""
+        spec = models.spec(self.config.model)
+        return normalise(images, spec.mean, spec.std)
 
     def _model(self, rngs: nnx.Rngs) -> nnx.Module:
         return models.create(
@@ -281,10 +290,6 @@ class Trainer:
             switch()
             graphs.append(_split(model)[0])
         return tuple(graphs)
-
-    def _normalise(self, images: jax.Array) -> jax.Array:
-        spec = models.spec(self.config.model)
-        return normalise(images, spec.mean, spec.std)
 
     def _shard(self, index: jax.Array) -> jax.Array:
         """Gives each device its part of a batch."""

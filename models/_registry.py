@@ -36,9 +36,21 @@ _SPECS = {
     "wrn28x10": Spec(WideResNet, (32, 32, 3), **CIFAR),
     "resnet50": Spec(ResNet, (224, 224, 3), **IMAGENET),
     "keras-cnn": Spec(KerasCNN, (32, 32, 3), mean=(0.0,) * 3, std=(1.0,) * 3),
+    "small-cnn": Spec(
+        functools.partial(KerasCNN, widths=(8, 16), hidden=64),
+        (32, 32, 3),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    ),
     "mnist-mlp": Spec(
         functools.partial(MLP, features=(512,)),
         (28, 28, 1),
+        mean=(0.0,),
+        std=(1.0,),
+    ),
+    "digits-wrn10x1": Spec(
+        functools.partial(WideResNet, depth=10, widen_factor=1),
+        (8, 8, 1),
         mean=(0.0,),
         std=(1.0,),
     ),

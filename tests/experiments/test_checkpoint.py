@@ -57,6 +57,7 @@ def assert_equal(state, expected):
 
 
 GRDA = Config(batch_size=16, c=0.5)
+TARGET = dataclasses.replace(GRDA, optimizer="target-sparsity", epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +66,16 @@ GRDA = Config(batch_size=16, c=0.5)
         GRDA,
         dataclasses.replace(GRDA, dtype="bfloat16"),
         dataclasses.replace(GRDA, accumulation=2),
+        dataclasses.replace(GRDA, groups="units"),
+        dataclasses.replace(TARGET, accumulation=2),
+        dataclasses.replace(TARGET, groups="units-and-weights"),
         dataclasses.replace(GRDA, optimizer="sgd"),
         dataclasses.replace(GRDA, optimizer="momentum"),
         dataclasses.replace(GRDA, optimizer="adam"),
     ],
-    ids=["grda", "bfloat16", "accumulation", "sgd", "momentum", "adam"],
+    ids=lambda config: "-".join(
+        (config.optimizer, config.groups, config.dtype, str(config.accumulation))
+    ),
 )
 @pytest.mark.usefixtures("standard_promotion")
 def test_what_is_restored_is_what_was_saved_to_the_bit(tmp_path, config):

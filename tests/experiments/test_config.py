@@ -19,9 +19,13 @@ from experiments.config import Config
         ("learning_rate", 0.0, "learning_rate must be > 0 and finite, got 0.0"),
         ("learning_rate", float("nan"), "learning_rate must be > 0 and finite"),
         ("learning_rate", float("inf"), "learning_rate must be > 0 and finite"),
+        ("sparsity", 1.0, r"sparsity must be in \[0, 1\), got 1.0"),
+        ("sparsity", -0.1, r"sparsity must be in \[0, 1\), got -0.1"),
+        ("sparsity", float("nan"), r"sparsity must be in \[0, 1\), got nan"),
         ("seed", -1, r"seed must be in \[0, 2\*\*31\), got -1"),
         ("seed", 2**31, r"seed must be in \[0, 2\*\*31\)"),
         ("optimizer", "sdg", "optimizer must be one of sgd, momentum, .*, got 'sdg'"),
+        ("groups", "channels", "groups must be one of none, units, units-and-weights"),
         ("schedule", "cosine", "schedule must be one of constant, .*, got 'cosine'"),
     ],
 )
@@ -35,6 +39,7 @@ def test_an_invalid_value_is_named_with_its_rule(field, value, rule):
     [
         ("epochs", "60", "epochs must be int, got '60'"),
         ("c", None, "c must be float, got None"),
+        ("sparsity", "0.9", "sparsity must be float, got '0.9'"),
         ("model", 16, "model must be str, got 16"),
     ],
 )

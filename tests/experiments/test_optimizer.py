@@ -9,8 +9,10 @@ import optax
 import pytest
 
 from experiments.config import Config
-from experiments.optimizer import learning_rates, make_optimizer
+from experiments.optimizer import learning_rates, make_optimizer, make_proximal
 from experiments.presets import PRESETS
+from experiments.training import Trainer
+from optax_grda import grda_params, sparsity_ramp, target_sparsity
 
 
 def test_a_constant_learning_rate_stays():
@@ -132,9 +134,69 @@ def test_invalid_options_of_grda_fail_when_it_is_made(field, value):
         make_optimizer(config, steps_per_epoch=1)
 
 
-def test_only_grda_has_a_threshold():
+def test_only_grda_and_target_sparsity_have_a_threshold():
     params = jnp.ones(3)
-    for name in ("sgd", "momentum", "adam", "grda"):
+    for name in ("sgd", "momentum", "adam", "grda", "target-sparsity"):
         state = make_optimizer(Config(optimizer=name), 1).init(params)
         has_threshold = optax.tree.get(state, "threshold") is not None
-        assert has_threshold == (name == "grda")
+        assert has_threshold == (name in ("grda", "target-sparsity"))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_target_is_there_after_half_of_all_updates(accumulation):
+    config = Config(
+        optimizer="target-sparsity",
+        sparsity=0.7,
+        schedule="garipov",
+        epochs=5,
+        accumulation=accumulation,
+    )
+    updates = 5 * 20
+    params = jax.random.normal(jax.random.key(0), (1000,))
+
+    def last_state(optimizer, steps):
+        def step(state, _):
+            return optimizer.update(0.1 * params, state, params)[1], None
+
+        return jax.lax.scan(step, optimizer.init(params), length=steps)[0]
+
+    made = make_optimizer(config, steps_per_epoch=20 * accumulation)
+    found = last_state(made, updates * accumulation)
+    rates = jnp.float32(np.repeat(learning_rates(config), 20))
+    expected = target_sparsity(lambda n: rates[n], sparsity_ramp(0.7, updates // 2))
+    expected = last_state(expected, updates)
+    assert optax.tree.get(found, "threshold") == expected.threshold
+    assert expected.sparsity == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["grda", "target-sparsity"])
+@pytest.mark.parametrize("groups", ["units", "units-and-weights"])
+def test_groups_make_zeros_of_whole_hidden_units_or_of_both(groups, optimizer):
+    config = Config(optimizer=optimizer, groups=groups, c=0.0)
+    trainer = Trainer(config, num_classes=10, num_examples=64)
+    params = jax.jit(trainer.init)(0).params
+
+    @jax.jit
+    def step(params):
+        made = trainer.optimizer
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        state = made.init(params)._replace(threshold=jnp.float32(0.2))
+        updates, state = made.update(zeros, state, params)
+        return optax.apply_updates(params, updates), state
+
+    updated, state = step(params)
+    proximal = make_proximal(config)
+    expected = jax.jit(lambda *args: grda_params(*args, proximal))(state, params)
+    first, _, head = (layer["kernel"] == 0 for layer in updated["layers"].values())
+    dead = first.all(0)
+    assert 0 < dead.mean() < 1
+    assert first[:, ~dead].any() == (groups == "units-and-weights")
+    assert head.any()
+    jax.tree.map(
+        lambda w, e: np.testing.assert_allclose(w, e, atol=1e-6), updated, expected
+    )
+
+
+def test_without_groups_every_weight_is_thresholded_by_itself():
+    assert make_proximal(Config(groups="none")) is None

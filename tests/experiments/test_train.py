@@ -26,6 +26,7 @@ from experiments.config import Config
 from experiments.devices import data_mesh
 from experiments.logger import MetricsFile, read_metrics
 from experiments.presets import PRESETS
+from experiments.results import read_results
 from experiments.sources import MemorySource
 from experiments.train import DivergedError, Options, main, stop_on_signals, train
 
@@ -220,6 +221,25 @@ def test_batch_norm_dropout_and_augmentation_go_on_where_sigint_stopped_them(
     assert_same_run(tmp_path / "parts", whole)
 
 
+def test_a_run_that_steers_the_threshold_of_units_goes_on_to_the_bit(tmp_path):
+    config = Config(
+        optimizer="target-sparsity",
+        sparsity=0.5,
+        groups="units-and-weights",
+        epochs=10,
+    )
+    whole = train(Options(config, output=tmp_path / "whole", checkpoint_every=5))
+    parts = shutil.copytree(whole, tmp_path / "parts")
+    shutil.rmtree(parts / "checkpoints" / str(10 * STEPS))
+    (parts / "summary.json").unlink()
+    train(Options(config, output=parts, resume=True, checkpoint_every=5))
+    assert_same_run(parts, whole)
+    (result,) = read_results([parts])
+    assert result.label == "target 50 %, units and weights"
+    assert result.sparsity == [pytest.approx(0.5, abs=0.01)]
+    assert result.test_accuracy[0] > 0.9
+
+
 def test_the_first_signal_asks_and_the_second_stops_at_once(capfd):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with stop_on_signals() as stopping:
@@ -351,6 +371,7 @@ def test_weights_that_a_last_step_made_infinite_are_not_saved(tmp_path):
     [
         (("--c", "-1"), "c must be >= 0, got -1.0"),
         (("--mu", "2"), "mu must be in (0, 1], got 2.0"),
+        (("--sparsity", "1"), "sparsity must be in [0, 1), got 1.0"),
         (("--batch-size", "0"), "batch_size must be >= 1, got 0"),
         (("--epochs", "0"), "epochs must be >= 1, got 0"),
         (("--seed", "-1"), "seed must be in [0, 2**31), got -1"),

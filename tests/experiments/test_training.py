@@ -167,13 +167,13 @@ def test_the_last_batch_counts_by_its_size_in_the_epochs_means(one_device):
     assert (row["test_loss"], row["test_accuracy"], row["step"]) == (1, 0, 28)
 
 
-def test_only_grda_reports_a_threshold():
+def test_only_grda_and_target_sparsity_report_a_threshold():
     one = Metrics(jnp.ones(1), jnp.ones(1))
-    for optimizer in ("sgd", "grda"):
+    for optimizer in ("sgd", "grda", "target-sparsity"):
         trainer = Trainer(Config(optimizer=optimizer), 10, 32)
         state = jax.eval_shape(trainer.init, 0)
         row = jax.eval_shape(trainer.report, state, one, one)
-        assert ("threshold" in row) == (optimizer == "grda")
+        assert ("threshold" in row) == (optimizer != "sgd")
 
 
 def test_evaluation_is_the_mean_over_images_that_do_not_fill_the_last_part():

@@ -8,14 +8,17 @@ from flax import nnx
 import models
 
 VGG = {"image_shape": (8, 8, 3), "blocks": ((4, 4), (8,)), "hidden": 8}
+CNN = {"image_shape": (10, 10, 3), "widths": (4,), "hidden": 8}
 OPTIONS = {
     "vgg16": VGG,
     "vgg16bn": VGG,
     "vgg16bn-authors": VGG,
     "wrn28x10": {"image_shape": (8, 8, 3), "depth": 10, "widen_factor": 1},
     "resnet50": {"image_shape": (32, 32, 3), "stage_sizes": (1, 2), "width": 4},
-    "keras-cnn": {"image_shape": (10, 10, 3), "widths": (4,), "hidden": 8},
+    "keras-cnn": CNN,
+    "small-cnn": CNN,
     "mnist-mlp": {"image_shape": (4, 4, 1), "features": (8,)},
+    "digits-wrn10x1": {"image_shape": (8, 8, 1)},
     "digits-mlp": {"image_shape": (4, 4, 1), "features": (8, 6)},
 }
 
