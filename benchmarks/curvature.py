@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import interleaved, markdown, peak_bytes, ratio, write_result
+from benchmarks.measure import markdown, peak_bytes, ratio, write_result
 from experiments.config import Config
 from experiments.curvature import gauss_newton, hessian
 from experiments.logger import run_command
 from experiments.runs import Task
+from experiments.timing import interleaved
 from experiments.training import Trainer, TrainState
 from optax_grda.curvature import Hessian, top_eigenpairs
 

@@ -24,12 +24,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
-from benchmarks.measure import interleaved, markdown, ratio, write_result
+from benchmarks.measure import markdown, ratio, write_result
 from experiments import data
 from experiments.devices import data_mesh, replicated
 from experiments.logger import run_command
 from experiments.presets import PRESETS
-from experiments.sources import MemorySource, has_convolutions
+from experiments.sources import MemorySource, loops_are_slow
+from experiments.timing import interleaved
 from experiments.training import TrainState
 
 # Images a second of ResNet-50 v1.5, mixed precision, on one A100 80 GB:
@@ -103,7 +104,7 @@ def in_memory(options: Options) -> list[dict[str, Any]]:
     scan = jit(steps, donate_argnums=0)
 
     def resident_epoch(state: TrainState) -> TrainState:
-        if jax.default_backend() != "cpu" or not has_convolutions(state):
+        if not loops_are_slow(state):
             return scan(state, batch)[0]
         for _ in range(plain.steps_per_epoch):  # as MemorySource does, and why
             state, _ = step(state, *batch)

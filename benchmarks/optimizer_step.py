@@ -18,8 +18,9 @@ import optax
 from flax import nnx
 
 import models
-from benchmarks.measure import interleaved, markdown, ratio, size, write_result
+from benchmarks.measure import markdown, ratio, size, write_result
 from experiments.logger import run_command
+from experiments.timing import interleaved
 from optax_grda import grda
 
 

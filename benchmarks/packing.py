@@ -24,8 +24,9 @@ import safetensors.numpy
 from flax import nnx
 
 import models
-from benchmarks.measure import interleaved, markdown, ratio, write_result
+from benchmarks.measure import markdown, ratio, write_result
 from experiments.logger import run_command
+from experiments.timing import interleaved
 from optax_grda import packing, soft_threshold
 
 Arrays = dict[str, np.ndarray]

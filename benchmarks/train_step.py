@@ -15,7 +15,6 @@ import numpy as np
 
 import models
 from benchmarks.measure import (
-    interleaved,
     markdown,
     peak_bytes,
     ratio,
@@ -25,6 +24,7 @@ from benchmarks.measure import (
 from experiments.config import Config
 from experiments.logger import run_command
 from experiments.presets import PRESETS
+from experiments.timing import interleaved
 from experiments.training import Trainer
 
 # In order of memory: see device_peak.

@@ -18,26 +18,26 @@ Rows = list[dict[str, Any]]
 
 def draw_connect(directory: Path) -> list[Path]:
     """Draws connect.json: the curves, and the plane of the first pair."""
-    results = json.loads((directory / "connect.json").read_text())
-    figures = {"curve": loss_along_curves(results)}
-    if "plane" in results[0]:
-        figures["plane"] = plane(results[0]["plane"])
+    pairs = json.loads((directory / "connect.json").read_text())["pairs"]
+    figures = {"curve": loss_along_curves(pairs)}
+    if "plane" in pairs[0]:
+        figures["plane"] = plane(pairs[0]["plane"])
     return [save(figure, directory, name) for name, figure in figures.items()]
 
 
 def draw_project(directory: Path) -> list[Path]:
     """Draws project.json."""
-    rows = json.loads((directory / "project.json").read_text())
+    rows = json.loads((directory / "project.json").read_text())["rows"]
     figures = {"projection": projection(rows), "norms": norms(rows)}
     return [save(figure, directory, name) for name, figure in figures.items()]
 
 
 def draw_prune(directory: Path) -> list[Path]:
     """Draws prune.json."""
-    results = json.loads((directory / "prune.json").read_text())
+    found = json.loads((directory / "prune.json").read_text())
     figures = {
-        "pruning": pruning(results["pruning"]),
-        "agreement": agreement(results["agreement"]),
+        "pruning": pruning(found["pruning"]),
+        "agreement": agreement(found["agreement"]),
     }
     return [save(figure, directory, name) for name, figure in figures.items()]
 
@@ -70,8 +70,12 @@ def tradeoff(results: list[Result]) -> Figure:
 
 
 def loss_along_curves(results: Rows) -> Figure:
-    """Training loss and test error along curve and line: mean and range over pairs."""
+    """Training loss and test error along curve and line: mean and range over pairs.
+
+    For the authors' networks, the curves that they found as well.
+    """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
+    theirs = authors.curves(results)
     panels = {
         "train_loss": ("training loss", 1),
         "test_error": ("test error, %", 100),
@@ -82,6 +86,9 @@ def loss_along_curves(results: Rows) -> Figure:
         for path, color in {"line": "0.5", "curve": COLORS["grda"]}.items():
             values = scale * np.array([result[path][name] for result in results])
             _band(ax, results[0]["t"], values, color, path)
+        for number, (about, curve) in enumerate(theirs.items()):
+            color, text = f"C{number}", f"the authors' curve, {about}"
+            ax.plot(curve["t"], curve[name], ":", color=color, label=text)
         ax.set(xlabel="t", title=label)
         ax.set_xticks([0, 0.5, 1], ["gRDA, t = 0", "0.5", "SGD, t = 1"])
         ax.grid(alpha=0.3)
@@ -93,9 +100,11 @@ def plane(values: dict[str, Any]) -> Figure:
     """Training loss on the plane through both solutions and the bend of the curve."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     ax = figure.subplots()
-    losses = np.maximum(values["train_loss"], 1e-8)
+    losses = np.asarray(values["train_loss"], float)  # far away, they may overflow
+    losses = np.ma.masked_invalid(np.maximum(losses, 1e-8))
     # Most of a plane is a plateau: levels up to the 90th percentile show the valley.
-    levels = np.geomspace(losses.min(), np.percentile(losses, 90), 15)
+    high = np.percentile(losses.compressed(), 90)
+    levels = np.geomspace(losses.min(), max(high, 1.001 * losses.min()), 15)
     filled = ax.contourf(
         *(values["x"], values["y"], losses, levels),
         cmap="viridis",
@@ -127,9 +136,11 @@ def projection(rows: Rows) -> Figure:
     """The share of gRDA's displacement in the top eigenspace, over training."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     ax = figure.subplots()
-    for number, (setting, mine) in enumerate(by_setting(rows).items()):
+    for number, (label, mine) in enumerate(by_setting(rows).items()):
         epochs, values = _over_epochs(mine, "difference_fraction")
-        _band(ax, epochs, values, f"C{number}", f"w_gRDA − w_SGD, {setting}")
+        _band(ax, epochs, values, f"C{number}", label)
+    for number, (label, theirs) in enumerate(authors.projections(rows).items()):
+        ax.plot(*theirs, ":", color=f"C{number}", label=f"the authors', {label}")
     ax.axhline(
         rows[0]["random_fraction"], color="0.5", linestyle=":", label="random direction"
     )
@@ -144,12 +155,14 @@ def norms(rows: Rows) -> Figure:
     """How concentrated the weights are, over training."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     ax = figure.subplots()
-    for number, (setting, mine) in enumerate(by_setting(rows).items()):
+    for number, (label, mine) in enumerate(by_setting(rows).items()):
         if number == 0:
             epochs, values = _over_epochs(mine, "sgd_l2_over_l1")
             _band(ax, epochs, values, "0.4", "SGD")
         epochs, values = _over_epochs(mine, "grda_l2_over_l1")
-        _band(ax, epochs, values, f"C{number}", f"gRDA, {setting}")
+        _band(ax, epochs, values, f"C{number}", label)
+    for number, (label, theirs) in enumerate(authors.norms(rows).items()):
+        ax.plot(*theirs, ":", color=f"C{number}", label=f"the authors', {label}")
     least = rows[0]["parameters"] ** -0.5
     ax.axhline(least, color="0.5", linestyle=":", label="$d^{-1/2}$: all moduli equal")
     ax.set(xlabel="epoch", title="|w|₂ / |w|₁", ylim=(0, None))
@@ -165,31 +178,22 @@ def pruning(rows: Rows) -> Figure:
         "train_loss": ("training loss", 1),
         "test_accuracy": ("test accuracy, %", 100),
     }
-    pairs = sum(row["method"] == "gRDA" for row in rows)
+    levels = by_level(rows)
+    asked = sorted(level for level in levels if not isinstance(level, str))
+    methods = dict.fromkeys(name for level in asked for name in levels[level])
     for ax, (name, (label, scale)) in zip(
         figure.subplots(1, 2), panels.items(), strict=True
     ):
-        for method in dict.fromkeys(row["method"] for row in rows):
-            mine = [row for row in rows if row["method"] == method]
-            if method == "SGD":
-                mean = scale * np.mean([row[name] for row in mine])
-                ax.axhline(mean, color="0.5", linestyle=":", label="SGD, not pruned")
-            elif method == "gRDA":
-                x, y = (
-                    [f * row[key] for row in mine]
-                    for f, key in ((100, "sparsity"), (scale, name))
-                )
-                ax.plot(x, y, "*", color=COLORS["grda"], markersize=11, label="gRDA")
-            else:
-                by_level: dict[float, list[float]] = {}
-                for row in mine:
-                    if row["asked"] != "gRDA's":
-                        by_level.setdefault(row["asked"], []).append(scale * row[name])
-                # A mean over those pairs that get there would flatter the method.
-                levels = [s for s in sorted(by_level) if len(by_level[s]) == pairs]
-                x = [100 * level for level in levels]
-                y = [np.mean(by_level[level]) for level in levels]
-                ax.plot(x, y, "o-", markersize=3, label=method)
+        sgd = np.mean([row[name] for row in levels["none"]["SGD"]])
+        ax.axhline(scale * sgd, color="0.5", linestyle=":", label="SGD, not pruned")
+        grda = [row for row in rows if row["method"] == "gRDA"]
+        x = [100 * row["sparsity"] for row in grda]
+        y = [scale * row[name] for row in grda]
+        ax.plot(x, y, "*", color=COLORS["grda"], markersize=11, label="gRDA")
+        for method in methods:
+            here = {s: levels[s][method] for s in asked if method in levels[s]}
+            means = [scale * np.mean([r[name] for r in mine]) for mine in here.values()]
+            ax.plot([100 * s for s in here], means, "o-", markersize=3, label=method)
         ax.set(xlabel="weights exactly zero, %", title=label)
         ax.grid(alpha=0.3)
     figure.axes[0].set_yscale("log")
@@ -206,14 +210,14 @@ def agreement(rows: Rows) -> Figure:
     figure = Figure(figsize=(1.5 + 3.4 * len(settings), 6.4), layout="constrained")
     panels = figure.subplots(2, len(settings), sharex=True, sharey="row", squeeze=False)
     names = {"cosine": "cosine", "overlap": "share of gRDA's zeros"}
-    for column, (setting, here) in zip(panels.T, settings.items(), strict=True):
+    for column, (title, here) in zip(panels.T, settings.items(), strict=True):
         for ax, name in zip(column, names, strict=True):
             for number, scores in enumerate(dict.fromkeys(r["scores"] for r in here)):
                 mine = [row for row in here if row["scores"] == scores]
                 epochs, values = _over_epochs(mine, name)
                 _band(ax, epochs, values, f"C{number}", scores)
             ax.grid(alpha=0.3)
-        column[0].set_title(setting)
+        column[0].set_title(title)
         column[1].set_xlabel("epoch")
     for ax, label in zip(panels[:, 0], names.values(), strict=True):
         ax.set_ylabel(label)
@@ -222,11 +226,28 @@ def agreement(rows: Rows) -> Figure:
 
 
 def by_setting(rows: Rows) -> dict[str, Rows]:
-    """The rows of each c and mu, by what to call them."""
+    """The rows of each method and its settings, by their label."""
     settings: dict[str, Rows] = {}
     for row in sorted(rows, key=lambda row: (row["mu"], row["c"])):
-        settings.setdefault(f"c = {row['c']:g}, μ = {row['mu']:g}", []).append(row)
+        settings.setdefault(row["label"], []).append(row)
     return settings
+
+
+def by_level(rows: Rows) -> dict[float | str, dict[str, Rows]]:
+    """Rows of pruning by what sparsity was asked for, and by method.
+
+    Without methods that only some of the runs got there with: a mean over those would
+    flatter the method.
+    """
+    levels: dict[float | str, dict[str, Rows]] = {}
+    for row in rows:
+        methods = levels.setdefault(row["asked"], {})
+        methods.setdefault(row["method"], []).append(row)
+    for methods in levels.values():
+        runs = max(map(len, methods.values()))
+        for name in [name for name in methods if len(methods[name]) < runs]:
+            del methods[name]
+    return levels
 
 
 def _band(ax: Axes, x, values: np.ndarray, color: str, label: str) -> None:

@@ -5,7 +5,9 @@ Where they come from: experiments/reference/README.md.
 
 import csv
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from experiments.config import Config
 from experiments.presets import PRESETS
@@ -48,14 +50,77 @@ def tradeoff(config: Config) -> dict[str, list[tuple[float, float]]]:
             points.setdefault(line["method"].replace("_", " "), []).append(point)
     for line in _read("cifar_summary.csv"):
         names = line["dataset"].lower(), line["model"].lower()
-        if (*names, line["seed_set"]) == (
-            config.dataset,
-            config.model,
-            "all_converged",
-        ):
+        dataset = Path(config.dataset).stem
+        if (*names, line["seed_set"]) == (dataset, config.model, "all_converged"):
             point = 100 * float(line["sparsity_mean"]), float(line["test_acc_pct_mean"])
             points.setdefault("the authors' runs", []).append(point)
     return points
+
+
+def curves(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Loss and error along the authors' curves from gRDA to SGD.
+
+    Args:
+      results: of experiments.connect.
+
+    Returns:
+      t, train_loss and test_error (in percent) by setting, for the settings of the
+      results that the authors have.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for label, line in _lines("connectivity_points.csv", results):
+        curve = found.setdefault(label, {"t": [], "train_loss": [], "test_error": []})
+        curve["t"].append(float(line["t"]))
+        curve["train_loss"].append(float(line["train_loss"]))
+        curve["test_error"].append(float(line["test_err_pct"]))
+    return found
+
+
+def curve_summary(result: dict[str, Any]) -> dict[str, str] | None:
+    """The line of connectivity.csv of one result of experiments.connect, if any."""
+    return next((line for _, line in _lines("connectivity.csv", [result])), None)
+
+
+def projections(rows: list[dict[str, Any]]) -> dict[str, tuple[list, list]]:
+    """Epochs, and the share of the displacement in the top 10 eigenspace, by setting.
+
+    The share of the squared length, not what the authors' figure shows: its square
+    root over another sqrt(10).
+    """
+    found: dict[str, tuple[list, list]] = {}
+    for label, line in _lines("projection.csv", rows):
+        epochs, shares = found.setdefault(label, ([], []))
+        epochs.append(int(line["epoch"]))
+        shares.append(float(line["frac_sqnorm_diff"]))
+    return found
+
+
+def norms(rows: list[dict[str, Any]]) -> dict[str, tuple[list, list]]:
+    """Epochs and |w|_2 / |w|_1 of the authors' SGD and gRDA, of the rows' network."""
+    settings = {"vgg16": "μ = 0.51", "wrn28x10": "μ = 0.501"}
+    prefix = f"{rows[0]['dataset']}_{rows[0]['model']}"
+    lines = _read("l2_over_l1.csv")
+    if f"{prefix}_sgd" not in lines[0]:
+        return {}
+    epochs = [int(line["epoch"]) for line in lines if line[f"{prefix}_sgd"]]
+    return {
+        label: (epochs, [float(line[key]) for line in lines if line[key]])
+        for label, key in {
+            "SGD": f"{prefix}_sgd",
+            f"gRDA, {settings[rows[0]['model']]}": f"{prefix}_grda",
+        }.items()
+    }
+
+
+def _lines(name: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict]]:
+    """Setting and line, for the lines whose network and setting are among the rows'."""
+    keys = ("dataset", "model", "c", "mu")
+    wanted = {tuple(row[key] for key in keys) for row in rows}
+    for line in _read(name):
+        names = line["dataset"].lower(), line["model"].lower()
+        setting = float(line["c"]), float(line["mu"])
+        if (*names, *setting) in wanted:
+            yield "c = {:g}, μ = {:g}".format(*setting), line
 
 
 def _read(name: str) -> list[dict[str, str]]:

@@ -4,9 +4,10 @@
 
 Trains the digits MLP (64-128-64-10, ReLU) on scikit-learn's handwritten digits (1,437
 training and 360 test images of 8x8 pixels, split as in experiments.data), prints what
-came of it, and writes it to a run directory: config.json, metrics.jsonl, summary.json,
-weights.npz, figures/, report.html, and for every network a run directory of its own,
-config.json and a checkpoint, for experiments.connect and the like. This is `make demo`.
+came of it and what the zeros are good for, and writes it to a run directory:
+config.json, metrics.jsonl, summary.json, weights.npz, figures/, card/, report.html, and
+for every network a run directory of its own, config.json and checkpoints, for
+experiments.connect and the like. This is `make demo`.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments import card, data, figures, logger, report
 from experiments import config as configs
-from experiments import data, figures, logger, report
 from experiments.checkpoint import Checkpoints
-from experiments.config import Config
+from experiments.config import LABELS, Config
 from experiments.optimizer import learning_rates, make_optimizer
-from experiments.results import LABELS
+from experiments.results import headline, read_results
 from experiments.training import Trainer, TrainState
 from optax_grda import SparsityReport, sparsity_report
 
@@ -44,12 +45,15 @@ class Options:
     """Passes over the training images."""
     seeds: int = 5
     """Runs of each optimizer, with seeds 0, 1, ..., trained at once."""
+    checkpoint_every: int = 10
+    """Epochs between checkpoints; the last epoch is always saved."""
     output: Path | None = None
     """Run directory; by default a new one under runs/. Nothing is overwritten."""
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be >= 1, got {self.seeds}")
+        for name in ("seeds", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
 
     def config(self, optimizer: str) -> Config:
         """The configuration of the runs of one optimizer."""
@@ -103,8 +107,13 @@ class Outcome:
 
 def run(
     options: Options, optimizer: str, dataset: data.Dataset, metrics: logger.MetricsFile
-) -> tuple[TrainState, TrainState, Outcome]:
-    """Trains all seeds of one optimizer: first state, last state, and the outcome."""
+) -> tuple[list[TrainState], Outcome]:
+    """Trains all seeds of one optimizer.
+
+    Returns:
+      The first state, those to save, of which the last is the final one, and the
+      outcome. States are of all seeds.
+    """
     config = options.config(optimizer)
     trainer = Trainer(config, dataset.num_classes, len(dataset.train_labels))
     rates = learning_rates(config)
@@ -122,7 +131,7 @@ def run(
         .lower(initial, train, test)
         .compile()
     )
-    state, start = initial, time.perf_counter()
+    state, states, start = initial, [initial], time.perf_counter()
     with logger.progress_bar(options.epochs, f"{LABELS[optimizer]:4}") as bar:
         for number, rate in enumerate(rates, start=1):
             state, rows = compiled(state, train, test)
@@ -138,6 +147,8 @@ def run(
                 zero=f"{rows['sparsity'].mean():.1%}",
             )
             bar.update()
+            if number % options.checkpoint_every == 0 or number == options.epochs:
+                states.append(state)
     seconds = time.perf_counter() - start
     evaluate = jax.jit(jax.vmap(trainer.evaluate, in_axes=(0, 0, None, None)))
     final = evaluate(state.params, state.batch_stats, *train)
@@ -151,20 +162,7 @@ def run(
         ],
         seconds=seconds,
     )
-    return initial, state, outcome
-
-
-def finding(outcomes: dict[str, Outcome]) -> str:
-    """What was found, in one sentence."""
-    sgd, grda = outcomes["sgd"], outcomes["grda"]
-    points = 100 * (grda.test_accuracy.mean() - sgd.test_accuracy.mean())
-    side = "above" if points > 0 else "below"
-    return (
-        f"gRDA made {grda.sparsity.mean():.1%} of the {grda.reports[0].total:,} "
-        "weights exactly zero while it trained; it ends at "
-        f"{grda.test_accuracy.mean():.1%} test accuracy, {abs(points):.1f} points "
-        f"{side} SGD."
-    )
+    return states, outcome
 
 
 def tables(outcomes: dict[str, Outcome]) -> list[Table]:
@@ -203,12 +201,13 @@ def first_kernel(params, seed: int = 0) -> np.ndarray:
     return next(leaf for leaf in leaves if leaf.ndim == 2 and leaf.shape[0] == 64)
 
 
-def save_run(directory: Path, config: Config, states: TrainState, seed: int) -> None:
-    """Writes one of the networks as experiments.train would have."""
+def save_run(directory: Path, config: Config, states: list[TrainState]) -> None:
+    """Writes the network of the configuration's seed as experiments.train would."""
     directory.mkdir()
     configs.save(config, directory / "config.json")
-    state = jax.tree.map(lambda leaf: leaf[seed], states)
-    Checkpoints(directory, config, keep=1).save(state)
+    checkpoints = Checkpoints(directory, config)
+    for of_all_seeds in states:
+        checkpoints.save(jax.tree.map(lambda leaf: leaf[config.seed], of_all_seeds))
 
 
 def main(options: Options) -> Path:
@@ -230,24 +229,29 @@ def main(options: Options) -> Path:
     metrics = logger.MetricsFile(directory)
     outcomes, kernels = {}, {}
     for optimizer in METHODS:
-        initial, final, outcomes[optimizer] = run(options, optimizer, dataset, metrics)
+        (initial, *states), outcomes[optimizer] = run(
+            options, optimizer, dataset, metrics
+        )
         kernels |= {"initial": first_kernel(initial.params)}
-        kernels |= {optimizer: first_kernel(final.params)}
+        kernels |= {optimizer: first_kernel(states[-1].params)}
         for seed in range(options.seeds):
             config = dataclasses.replace(options.config(optimizer), seed=seed)
-            save_run(directory / f"{optimizer}-{seed}", config, final, seed)
+            save_run(directory / f"{optimizer}-{seed}", config, states)
     np.savez(directory / "weights.npz", **kernels)
     logger.write_json(
         directory / "summary.json",
-        {"finding": finding(outcomes)}
-        | {name: outcome.to_dict() for name, outcome in outcomes.items()}
+        {name: outcome.to_dict() for name, outcome in outcomes.items()}
         | {"environment": logger.environment()},
     )
     figures.draw_comparison(directory)
     for table in tables(outcomes):
         console.print(table)
-    console.print(finding(outcomes), highlight=False)
-    path = report.write_report((directory,), directory / "report.html")
+    console.print(headline(read_results([directory])), highlight=False)
+    places = (
+        directory,
+        card.main(card.Options((directory,), output=directory / "card")),
+    )
+    path = report.write_report(places, directory / "report.html")
     console.print(f"Figures and numbers are in {directory}", highlight=False)
     console.print(f"To look at them, open {path}", highlight=False)
     return directory

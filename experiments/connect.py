@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from experiments import analysis_figures, logger
+from experiments import analysis_figures, authors, logger
+from experiments.analysis import analyse, print_table
 from experiments.augmentation import augment
 from experiments.config import Config
 from experiments.optimizer import make_optimizer
 from experiments.runs import Pair, Task, find_pairs
+from experiments.sources import loops_are_slow
 from experiments.training import Trainer
 from optax_grda.landscape import (
     Bezier,
@@ -109,35 +109,42 @@ def bend_curve(task: Task, line: Bezier, run: Config, options: Options) -> Bezie
         schedule="garipov",
         epochs=options.epochs,
     )
-    curve, opt_state = line, make_optimizer(config, 1).init(line.bend)
-    for key in jax.random.split(jax.random.key(run.seed), options.epochs):
-        curve, opt_state = bend_epoch(
-            config, task.trainer, curve, opt_state, key, *task.train
-        )
+    state = jax.jit(task.trainer.init)(0)  # its running statistics do not matter
+    images, size = len(task.train[1]), config.batch_size
+    steps = images // size
+    rounds = steps if loops_are_slow(state) else 1
+    curve, opt_state = line, make_optimizer(config, steps).init(line.bend)
+    for epoch_key in jax.random.split(jax.random.key(run.seed), options.epochs):
+        order_key, step_key, bend_key = jax.random.split(epoch_key, 3)
+        # Images that do not fill a batch are left out.
+        order = jax.random.permutation(order_key, images)[: steps * size]
+        indices = order.reshape(rounds, -1, size)
+        keys = jax.random.split(step_key, (rounds, steps // rounds))
+        for number, key in enumerate(jax.random.split(bend_key, rounds)):
+            curve, opt_state = bend_steps(
+                *(config, task.trainer, state.batch_stats, task.train),
+                *(curve, opt_state, (indices[number], keys[number]), key),
+            )
     return curve
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def bend_epoch(
-    config: Config, trainer: Trainer, curve: Bezier, opt_state, key, images, labels
+def bend_steps(
+    config: Config, trainer: Trainer, batch_stats, train, curve, opt_state, batches, key
 ) -> tuple[Bezier, optax.OptState]:
-    """One pass over the training images, but for those that do not fill a batch."""
-    steps = len(labels) // config.batch_size
-    optimizer = make_optimizer(config, steps)
-    stats = trainer.init(0).batch_stats  # in training mode, they do not matter
+    """A step a batch, which is an index of images and a key."""
+    images, labels = train
 
     def loss_fn(params, batch):
-        images, labels, key = batch
+        index, key = batch
         augment_key, dropout_key = jax.random.split(key)
-        images = augment(augment_key, images, config.augmentation)
-        return trainer.loss(params, stats, images, labels, dropout_key)[0]
+        augmented = augment(augment_key, images[index], config.augmentation)
+        return trainer.loss(params, batch_stats, augmented, labels[index], dropout_key)[
+            0
+        ]
 
-    order_key, bend_key, step_key = jax.random.split(key, 3)
-    order = jax.random.permutation(order_key, len(labels))
-    order = order[: steps * config.batch_size].reshape(steps, config.batch_size)
-    keys = jax.random.split(step_key, steps)
-    batches = (images[order], labels[order], keys)
-    return train_bend(loss_fn, optimizer, curve, opt_state, batches, bend_key)[:2]
+    optimizer = make_optimizer(config, len(labels) // config.batch_size)
+    return train_bend(loss_fn, optimizer, curve, opt_state, batches, key)[:2]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -168,40 +175,45 @@ def metrics_at(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.A
     return metrics
 
 
-def table(results: list[dict[str, Any]]) -> Table:
-    """A row a pair."""
-    table = Table(title="Training loss between gRDA (t = 0) and SGD (t = 1)")
-    headers = ("seed", "c", "μ", "at gRDA", "at SGD", "curve, max", "line, max")
-    for header in (*headers, "curve, length", "line, length"):
-        table.add_column(header, justify="right")
+def table(results: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row a pair: training loss between gRDA (t = 0) and SGD (t = 1)."""
+    rows = []
     for result in results:
         curve, line = result["curve"], result["line"]
-        losses = (
-            *(curve["train_loss"][0], curve["train_loss"][-1]),
-            *(max(curve["train_loss"]), max(line["train_loss"])),
+        losses = {
+            "at gRDA": curve["train_loss"][0],
+            "at SGD": curve["train_loss"][-1],
+            "curve, max": max(curve["train_loss"]),
+            "line, max": max(line["train_loss"]),
+        }
+        rows.append(
+            {
+                "seed": str(result["seed"]),
+                "network": result["label"],
+                **{name: f"{loss:.4f}" for name, loss in losses.items()},
+                "curve, length": f"{curve['length']:.2f}",
+                "line, length": f"{line['length']:.2f}",
+            }
         )
-        table.add_row(
-            *(str(result["seed"]), f"{result['c']:g}", f"{result['mu']:g}"),
-            *(f"{loss:.4f}" for loss in losses),
-            *(f"{path['length']:.2f}" for path in (curve, line)),
-        )
-    return table
+        if theirs := authors.curve_summary(result):
+            rows[-1] |= {
+                "authors' curve, max": f"{float(theirs['train_loss_max']):.4f}",
+                "authors' line, max": f"{float(theirs['line_train_loss_max']):.4f}",
+            }
+    return rows
 
 
 def main(options: Options) -> Path:
     """Connects all pairs, and returns the directory of the results."""
     pairs = find_pairs(options.runs, options.data_dir)
-    directory = logger.new_directory(options.output, "connect")
-    results = []
-    with logger.progress_bar(len(pairs), "connect", unit="pair") as bar:
-        for pair in pairs:
-            results.append(logger.plain(connect(pair, options)))
-            bar.update()
-            logger.write_json(directory / "connect.json", results)
-    analysis_figures.draw_connect(directory)
-    console = Console()
-    console.print(table(results))
-    console.print(f"Figures and numbers are in {directory}", highlight=False)
+    directory, found = analyse(
+        "connect",
+        options,
+        ({"pairs": [connect(pair, options)]} for pair in pairs),
+        len(pairs),
+        analysis_figures.draw_connect,
+    )
+    print_table("Training loss between solutions", table(found["pairs"]), directory)
     return directory
 
 

@@ -1,7 +1,8 @@
 """The Hessian and the Gauss-Newton matrix of a run's training loss.
 
 The loss is that of evaluation: all training images but for a remainder of a few, no
-augmentation, no dropout, running statistics of BatchNorm.
+augmentation, no dropout, running statistics of BatchNorm. Batches are at most as large
+as those of training, which fit in memory.
 """
 
 import functools
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.runs import Task
+from experiments.sources import loops_are_slow
 from experiments.training import Trainer, TrainState
 from optax_grda.curvature import GaussNewton, Hessian
 
@@ -61,8 +63,10 @@ def _batches(task: Task, state: TrainState, by_example: bool = False) -> PyTree:
     The statistics are repeated for every batch, and if asked for, for every example.
     """
     images = len(task.train[1])
-    number = -(-images // 1024)
-    size = images // number
+    size = batch_size(images, task.trainer.batch_size)
+    if loops_are_slow(state) and images <= 2048:
+        size = images
+    number = images // size
 
     def stack(x):
         return x[: number * size].reshape(number, size, *x.shape[1:])
@@ -71,3 +75,9 @@ def _batches(task: Task, state: TrainState, by_example: bool = False) -> PyTree:
         return jnp.broadcast_to(x, (number, size if by_example else 1, *x.shape))
 
     return *map(stack, task.train), jax.tree.map(repeat, state.batch_stats)
+
+
+def batch_size(images: int, most: int) -> int:
+    """The size, more than half of the most, that leaves the fewest images out."""
+    sizes = range(min(images, most), min(images, most) // 2, -1)
+    return min(sizes, key=lambda size: images % size)

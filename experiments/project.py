@@ -16,12 +16,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from experiments import analysis_figures, logger
+from experiments.analysis import analyse, print_table
 from experiments.curvature import hessian
-from experiments.runs import Pair, find_pairs
+from experiments.runs import Pair, Run, by_sgd_epoch, find_pairs
 from optax_grda.curvature import projection_fraction, top_eigenpairs
 from optax_grda.landscape import l2_over_l1
 
@@ -44,66 +43,66 @@ class Options:
             raise ValueError(f"k must be >= 1, got {self.k}")
 
 
-def project(pair: Pair, k: int) -> Iterator[dict[str, Any]]:
-    """A row an epoch that was saved."""
-    for epoch in pair.epochs:
-        sgd, grda = pair.states(epoch)
-        with jax.default_matmul_precision("highest"):
-            pairs = top_eigenpairs(hessian(pair.sgd.task, sgd), sgd.params, k)
-        delta = jax.tree.map(jnp.subtract, grda.params, sgd.params)
-        size = sum(leaf.size for leaf in jax.tree.leaves(delta))
-        vectors = {"difference": delta, "sgd": sgd.params, "grda": grda.params}
+def project(sgd: Run, epoch: int, pairs: list[Pair], k: int) -> Iterator[dict]:
+    """A row a pair of one run of SGD, after an epoch."""
+    solution = sgd.state(epoch)
+    params = solution.params
+    with jax.default_matmul_precision("highest"):
+        top = top_eigenpairs(hessian(sgd.task, solution), params, k)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    for pair in pairs:
+        grda = pair.grda.state(epoch).params
+        delta = jax.tree.map(jnp.subtract, grda, params)
+        vectors = {"difference": delta, "sgd": params, "grda": grda}
         yield {
             **pair.describe(),
             "epoch": epoch,
             "parameters": size,
             "random_fraction": k / size,
             **{
-                f"{name}_fraction": projection_fraction(vector, pairs.eigenvectors)
+                f"{name}_fraction": projection_fraction(vector, top.eigenvectors)
                 for name, vector in vectors.items()
             },
-            "sgd_l2_over_l1": l2_over_l1(sgd.params),
-            "grda_l2_over_l1": l2_over_l1(grda.params),
-            "eigenvalues": pairs.eigenvalues,
-            "residual_norms": pairs.residual_norms,
+            "sgd_l2_over_l1": l2_over_l1(params),
+            "grda_l2_over_l1": l2_over_l1(grda),
+            "eigenvalues": top.eigenvalues,
+            "residual_norms": top.residual_norms,
         }
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """A row an epoch of every pair."""
-    table = Table(title="Share of |w_gRDA - w_SGD|² in SGD's top eigenspace")
-    for header in (
-        *("seed", "c", "μ", "epoch", "eigenvalues", "share"),
-        "of a random direction's",
-    ):
-        table.add_column(header, justify="right")
-    for row in rows:
-        largest, smallest = row["eigenvalues"][0], row["eigenvalues"][-1]
-        times = row["difference_fraction"] / row["random_fraction"]
-        table.add_row(
-            *(str(row["seed"]), f"{row['c']:g}", f"{row['mu']:g}", str(row["epoch"])),
-            *(f"{largest:.3g} to {smallest:.3g}", f"{row['difference_fraction']:.2e}"),
-            f"{times:.1f} times",
-        )
-    return table
+def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row an epoch of every pair: the share of |w_gRDA - w_SGD|^2."""
+    return [
+        {
+            "seed": str(row["seed"]),
+            "network": row["label"],
+            "epoch": str(row["epoch"]),
+            "eigenvalues": f"{row['eigenvalues'][0]:.3g} to "
+            f"{row['eigenvalues'][-1]:.3g}",
+            "share": f"{row['difference_fraction']:.2e}",
+            "of a random direction's": f"{times_random(row):.1f} times",
+        }
+        for row in rows
+    ]
+
+
+def times_random(row: dict[str, Any]) -> float:
+    """The share of the displacement over that of a random direction."""
+    return row["difference_fraction"] / row["random_fraction"]
 
 
 def main(options: Options) -> Path:
     """Projects all pairs, and returns the directory of the results."""
-    pairs = find_pairs(options.runs, options.data_dir)
-    directory = logger.new_directory(options.output, "project")
-    rows = []
-    total = sum(len(pair.epochs) for pair in pairs)
-    with logger.progress_bar(total, "project") as bar:
-        for pair in pairs:
-            for row in project(pair, options.k):
-                rows.append(logger.plain(row))
-                logger.write_json(directory / "project.json", rows)
-                bar.update()
-    analysis_figures.draw_project(directory)
-    console = Console()
-    console.print(table(rows))
-    console.print(f"Figures and numbers are in {directory}", highlight=False)
+    work = by_sgd_epoch(find_pairs(options.runs, options.data_dir))
+    directory, found = analyse(
+        "project",
+        options,
+        ({"rows": list(project(*part, options.k))} for part in work),
+        len(work),
+        analysis_figures.draw_project,
+    )
+    title = "Share of |w_gRDA - w_SGD|² in SGD's top eigenspace"
+    print_table(title, table(found["rows"]), directory)
     return directory
 
 

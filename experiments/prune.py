@@ -22,15 +22,17 @@ import numpy as np
 import optax
 import tyro
 from jax.flatten_util import ravel_pytree
-from rich.console import Console
-from rich.table import Table
 
 from experiments import analysis_figures, logger
+from experiments.analysis import analyse, print_table
+from experiments.analysis_figures import by_level
 from experiments.connect import metrics_at
 from experiments.curvature import gauss_newton, gauss_newton_diagonal
-from experiments.runs import Pair, find_pairs
+from experiments.runs import Pair, Run, by_sgd_epoch, find_pairs
+from experiments.training import TrainState
 from optax_grda import sparsity
 from optax_grda.curvature import (
+    DirectionalScores,
     agreement,
     directional_pruning,
     directional_scores,
@@ -39,7 +41,7 @@ from optax_grda.curvature import (
 )
 
 PyTree = Any
-AS_GRDA = "gRDA's"  # the sparsity that gRDA reached
+Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +70,51 @@ class Options:
             raise ValueError(f"products must be >= 1, got {self.products}")
 
 
-def prune(pair: Pair, options: Options) -> list[dict[str, Any]]:
-    """Rows of method, sparsity, training loss and test accuracy."""
-    task, (sgd, grda) = pair.sgd.task, pair.states(pair.epochs[-1])
-    params, matrix = sgd.params, gauss_newton(task, sgd)
+def analyse_epoch(
+    sgd: Run, epoch: int, pairs: list[Pair], options: Options
+) -> dict[str, list[Row]]:
+    """Agreement of the pairs of one run of SGD after an epoch; pruning, if their last.
+
+    Returns:
+      Rows by "agreement" and "pruning".
+    """
+    state = sgd.state(epoch)
+    matrix = gauss_newton(sgd.task, state)
+    last = [pair for pair in pairs if epoch == pair.epochs[-1]]
+    middle = sorted(options.cutoffs)[len(options.cutoffs) // 2]
+    scores = {
+        cutoff: scores_at(state.params, matrix, cutoff, options.products)
+        for cutoff in (options.cutoffs if last else (middle,))
+    }
+    agreements = [
+        {**pair.describe(), "epoch": epoch, "cutoff": middle, **row}
+        for pair in pairs
+        for row in agree(state.params, pair.grda.state(epoch), scores[middle].scores)
+    ]
+    return {
+        "pruning": list(prune(sgd, state, last, scores, options)) if last else [],
+        "agreement": agreements,
+    }
+
+
+def prune(
+    sgd: Run,
+    state: TrainState,
+    pairs: list[Pair],
+    scores: dict[float, DirectionalScores],
+    options: Options,
+) -> Iterator[Row]:
+    """Rows of method, sparsity, training loss and test accuracy.
+
+    "asked" is the sparsity, or the setting of gRDA whose sparsity was asked for.
+    """
+    task, params = sgd.task, state.params
     evaluate = jax.jit(metrics_at, static_argnums=0)
 
-    def row(method: str, pruned: PyTree, asked: float | str, **more) -> dict[str, Any]:
+    def row(method: str, pruned: PyTree, asked: float | str, **more) -> Row:
         metrics = evaluate(task.trainer, pruned, task.train, task.test)
         return {
-            **pair.describe(),
+            **sgd.describe(),
             "method": method,
             "asked": asked,
             "sparsity": sparsity(pruned),
@@ -86,58 +123,51 @@ def prune(pair: Pair, options: Options) -> list[dict[str, Any]]:
             **more,
         }
 
-    rows = [row("SGD", params, "none"), row("gRDA", grda.params, AS_GRDA)]
-    wanted = {s: s for s in options.sparsities} | {AS_GRDA: float(rows[1]["sparsity"])}
+    yield row("SGD", params, "none")
+    wanted: dict[float | str, float] = {s: s for s in options.sparsities}
+    for pair in pairs:
+        grda = row("gRDA", pair.grda.state().params, pair.grda.config.label)
+        wanted[grda["asked"]] = float(grda["sparsity"])
+        yield grda
     saliencies = {
         "magnitude": jax.tree.map(jnp.abs, params),
         "OBD": jax.tree.map(
             lambda h, w: h * jnp.square(w) / 2,
-            gauss_newton_diagonal(task, sgd),
+            gauss_newton_diagonal(task, state),
             params,
         ),
     }
     for method, saliency in saliencies.items():
         for asked, s in wanted.items():
-            rows.append(row(method, prune_smallest(params, saliency, s), asked))
-    for cutoff in options.cutoffs:
-        scores, residual = scores_at(params, matrix, cutoff, options.products)
+            yield row(method, prune_smallest(params, saliency, s), asked)
+    for cutoff, (by_weight, residual) in scores.items():
         for asked, s in wanted.items():
             try:
-                strength = strength_for_sparsity(params, scores, s)
+                strength = strength_for_sparsity(params, by_weight, s)
             except ValueError:  # more than the weights with a positive score
                 continue
-            pruned = directional_pruning(params, scores, strength)
+            pruned = directional_pruning(params, by_weight, strength)
             about = {"cutoff": cutoff, "residual": residual, "strength": strength}
-            rows.append(row(f"definition, ε = {cutoff:g}", pruned, asked, **about))
-    return rows
+            yield row(f"definition, ε = {cutoff:g}", pruned, asked, **about)
 
 
-def agree(pair: Pair, options: Options) -> Iterator[dict[str, Any]]:
-    """Rows of epoch, cosine and overlap, for the definition and two controls."""
-    cutoff = sorted(options.cutoffs)[len(options.cutoffs) // 2]
-    for epoch in pair.epochs:
-        sgd, grda = pair.states(epoch)
-        threshold = optax.tree.get(grda.opt_state, "threshold")
-        matrix = gauss_newton(pair.sgd.task, sgd)
-        scores = scores_at(sgd.params, matrix, cutoff, options.products).scores
-        candidates = {
-            "definition": scores,
-            "shuffled scores": shuffle(scores),
-            "all scores 1": jax.tree.map(jnp.ones_like, scores),
+def agree(sgd: PyTree, grda: TrainState, scores: PyTree) -> Iterator[Row]:
+    """Rows of cosine and overlap, for the definition and two controls."""
+    threshold = optax.tree.get(grda.opt_state, "threshold")
+    candidates = {
+        "definition": scores,
+        "shuffled scores": shuffle(scores),
+        "all scores 1": jax.tree.map(jnp.ones_like, scores),
+    }
+    for name, candidate in candidates.items():
+        pruned = directional_pruning(sgd, candidate, threshold)
+        yield {
+            "scores": name,
+            "strength": threshold,
+            **agreement(sgd, grda.params, pruned)._asdict(),
+            "sparsity": sparsity(pruned),
+            "grda_sparsity": sparsity(grda.params),
         }
-        for name, candidate in candidates.items():
-            pruned = directional_pruning(sgd.params, candidate, threshold)
-            result = agreement(sgd.params, grda.params, pruned)
-            yield {
-                **pair.describe(),
-                "epoch": epoch,
-                "scores": name,
-                "cutoff": cutoff,
-                "strength": threshold,
-                **result._asdict(),
-                "sparsity": sparsity(pruned),
-                "grda_sparsity": sparsity(grda.params),
-            }
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -153,50 +183,46 @@ def shuffle(scores: PyTree) -> PyTree:
     return unravel(jax.random.permutation(jax.random.key(0), flat))
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """Means over the pairs, where all reach a sparsity: a row each, methods beside."""
-    methods = list(
-        dict.fromkeys(row["method"] for row in rows if row["asked"] != "none")
-    )
-    table = Table(title="Training loss (test accuracy, %), mean of all pairs")
-    for header in ("zeros", *methods):
-        table.add_column(header, justify="right")
-    pairs = sum(row["method"] == "gRDA" for row in rows)
-    levels: dict[Any, list] = {}
-    for row in rows:
-        levels.setdefault(row["asked"], []).append(row)
-    for here in sorted(levels.values(), key=lambda here: here[0]["sparsity"]):
-        cells = [f"{np.mean([row['sparsity'] for row in here]):.1%}"]
-        for method in methods:
-            found = [
-                (row["train_loss"], 100 * row["test_accuracy"])
-                for row in here
-                if row["method"] in (method, "SGD")
-            ]
-            # A mean over those pairs that get there would flatter the method.
-            reached = bool(found) and len(found) == pairs
-            cells.append(
-                "{:.3f} ({:.1f})".format(*np.mean(found, 0)) if reached else ""
-            )
-        table.add_row(*cells)
-    return table
+def table(rows: list[Row]) -> list[dict[str, str]]:
+    """Means over the runs, where all reach a sparsity: a row each, methods beside.
+
+    Training loss, and test accuracy in percent.
+    """
+    levels = by_level(rows)
+    methods = dict.fromkeys(name for level in levels.values() for name in level)
+    del methods["SGD"]  # a row of its own: what all methods start from
+
+    def zeros(level):
+        return np.mean([row["sparsity"] for mine in level.values() for row in mine])
+
+    def cell(mine):
+        if not mine:
+            return ""
+        loss, accuracy = (
+            np.mean([row[name] for row in mine])
+            for name in ("train_loss", "test_accuracy")
+        )
+        return f"{loss:.3f} ({100 * accuracy:.1f})"
+
+    return [
+        {"zeros": f"{zeros(level):.1%}{', SGD' * ('SGD' in level)}"}
+        | {name: cell(level.get(name, level.get("SGD"))) for name in methods}
+        for level in sorted(levels.values(), key=zeros)
+    ]
 
 
 def main(options: Options) -> Path:
     """Prunes and compares all pairs, and returns the directory of the results."""
-    pairs = find_pairs(options.runs, options.data_dir)
-    directory = logger.new_directory(options.output, "prune")
-    results: dict[str, list] = {"pruning": [], "agreement": []}
-    with logger.progress_bar(len(pairs), "prune", unit="pair") as bar:
-        for pair in pairs:
-            results["pruning"] += map(logger.plain, prune(pair, options))
-            results["agreement"] += map(logger.plain, agree(pair, options))
-            logger.write_json(directory / "prune.json", results)
-            bar.update()
-    analysis_figures.draw_prune(directory)
-    console = Console()
-    console.print(table(results["pruning"]))
-    console.print(f"Figures and numbers are in {directory}", highlight=False)
+    work = by_sgd_epoch(find_pairs(options.runs, options.data_dir))
+    directory, found = analyse(
+        "prune",
+        options,
+        (analyse_epoch(*part, options) for part in work),
+        len(work),
+        analysis_figures.draw_prune,
+    )
+    title = "Training loss (test accuracy, %), means"
+    print_table(title, table(found["pruning"]), directory)
     return directory
 
 

@@ -10,7 +10,7 @@ pictures, configuration and hardware. The file needs no network and nothing besi
 import base64
 import dataclasses
 import io
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,22 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from experiments import analysis_figures, authors, figures, logger
-from experiments.results import Result, read_results
+from experiments import (
+    analysis_figures,
+    authors,
+    card,
+    connect,
+    figures,
+    logger,
+    project,
+    prune,
+)
+from experiments.analysis import read_analyses
+from experiments.results import Result, headline, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-ANALYSES = ("connect", "project", "prune")
+ANALYSES = ("connect", "project", "prune", "card")
+Table = Sequence[dict[str, str]]  # cells by header, a row after another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +49,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure, and a caption that says what one should see."""
+    """A figure, a caption that says what one should see, and perhaps a table."""
 
     title: str
     figure: Figure
     caption: str
+    table: Table = ()
 
     @property
     def data(self) -> str:
@@ -75,73 +87,54 @@ def write_report(directories: tuple[Path, ...], output: Path) -> Path:
             "directories must hold runs of one network on one data set, got "
             f"{sorted(tasks)}"
         )
-    analyses = {
-        name: json.loads((directory / f"{name}.json").read_text())
-        for directory in directories
-        for name in ANALYSES
-        if (directory / f"{name}.json").exists()
-    }
+    read = {name: read_analyses(directories, name) for name in ANALYSES}
+    analyses = {name: found for name, found in read.items() if found}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
         headline=headline(results),
         findings=findings(analyses),
         table=table(results),
+        cards=cards(analyses),
         pictures=[*run_pictures(results, directories), *analysis_pictures(analyses)],
-        configurations=[
-            (result.label, dataclasses.asdict(result.config)) for result in results
-        ],
-        environment=results[0].environment,
+        configurations={
+            **{result.label: dataclasses.asdict(result.config) for result in results},
+            **{f"experiments.{name}": a["options"] for name, a in analyses.items()},
+        },
+        environments=environments(results, analyses),
     )
     output.write_text(page)
     return output
-
-
-def headline(results: list[Result]) -> str:
-    """What was found, in one sentence."""
-    sparsest = max(results, key=lambda r: np.mean(r.sparsity))
-    text = (
-        f"{sparsest.label} made {np.mean(sparsest.sparsity):.1%} of "
-        f"{sparsest.parameters:,} weights exactly zero while it trained, at "
-        f"{np.mean(sparsest.test_accuracy):.1%} test accuracy"
-    )
-    sgd = [result for result in results if result.config.optimizer == "sgd"]
-    if sgd and sgd[0] is not sparsest:
-        points = 100 * (np.mean(sparsest.test_accuracy) - np.mean(sgd[0].test_accuracy))
-        text += f", {abs(points):.1f} points {'above' if points > 0 else 'below'} SGD"
-    return text + "."
 
 
 def findings(analyses: dict[str, Any]) -> list[str]:
     """A sentence an analysis, with the numbers it found."""
     found = []
     if "connect" in analyses:
+        pairs = analyses["connect"]["pairs"]
         curve, line = (
-            max(result[path]["barrier_height"] for result in analyses["connect"])
+            max(pair[path]["barrier_height"] for pair in pairs)
             for path in ("curve", "line")
         )
         found.append(
             "Between the solutions of gRDA and SGD, the training loss rises above the "
             f"larger of the two by at most {curve:.4f} along the trained curve, and by "
             f"at most {line:.4f} along the straight line "
-            f"({_pairs(len(analyses['connect']))})."
+            f"({_pairs(len(pairs))})."
         )
     if "project" in analyses:
-        for setting, rows in analysis_figures.by_setting(analyses["project"]).items():
+        by_setting = analysis_figures.by_setting(analyses["project"]["rows"])
+        for label, rows in by_setting.items():
             last = max(row["epoch"] for row in rows)
-            times = [
-                row["difference_fraction"] / row["random_fraction"]
-                for row in rows
-                if row["epoch"] == last
-            ]
+            times = [project.times_random(row) for row in rows if row["epoch"] == last]
             found.append(
-                f"After epoch {last}, at {setting}, {_pairs(len(times))}, the share of "
+                f"{label}, after epoch {last}, {_pairs(len(times))}: the share of "
                 "|w_gRDA − w_SGD|² in the space of the top "
                 f"{len(rows[0]['eigenvalues'])} Hessian eigenvectors is "
                 f"{np.mean(times):.1f} times that of a random direction."
             )
     if "prune" in analyses:
         rows = analyses["prune"]["agreement"]
-        for setting, mine in analysis_figures.by_setting(rows).items():
+        for label, mine in analysis_figures.by_setting(rows).items():
             last = max(row["epoch"] for row in mine)
             cosines = {
                 scores: np.mean(
@@ -159,14 +152,40 @@ def findings(analyses: dict[str, Any]) -> list[str]:
                 if scores != "definition"
             )
             found.append(
-                f"After epoch {last}, at {setting}, the cosine of gRDA's displacement "
+                f"{label}, after epoch {last}: the cosine of its displacement "
                 "with that of directional pruning by its definition is "
                 f"{cosines['definition']:.3f}; the controls: {others}."
             )
     return found
 
 
-def table(results: list[Result]) -> list[dict[str, str]]:
+def cards(analyses: dict[str, Any]) -> dict[str, tuple[str, Table]]:
+    """A sentence and a table by the run whose card it is."""
+    rows_by_run: dict[str, list[dict[str, Any]]] = {}
+    for row in analyses.get("card", {"rows": ()})["rows"]:
+        rows_by_run.setdefault(row["grda"], []).append(row)
+    return {
+        run: (card.verdict(rows), card.table(rows)) for run, rows in rows_by_run.items()
+    }
+
+
+def environments(
+    results: list[Result], analyses: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Hardware and versions by what was done there, each set once."""
+    places: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    measured = [("runs", result.environment) for result in results]
+    measured += [(name, analysis["environment"]) for name, analysis in analyses.items()]
+    for name, environment in measured:
+        names, _ = places.setdefault(repr(environment), ([], environment))
+        names.append(name)
+    return {
+        ", ".join(dict.fromkeys(names)): environment
+        for names, environment in places.values()
+    }
+
+
+def table(results: list[Result]) -> Table:
     """A row a configuration: ours, the authors', and the difference in deviations."""
     rows = []
     for result in results:
@@ -194,8 +213,7 @@ def table(results: list[Result]) -> list[dict[str, str]]:
                     f"{difference / deviation:+.1f} σ" if deviation else ""
                 )
         rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name, "") for name in names} for row in rows]
+    return _filled(rows)
 
 
 def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[Picture]:
@@ -209,7 +227,7 @@ def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[P
             "beside that of SGD. Its training loss may stay above.",
         )
     ]
-    sparse = [result for result in results if result.config.optimizer == "grda"]
+    sparse = [result for result in results if result.config.is_sparse]
     if sparse:
         pictures.append(
             Picture(
@@ -248,51 +266,58 @@ def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[P
 def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
     """Pictures of the analyses that there are."""
     pictures = []
-    if connect := analyses.get("connect"):
+    if found := analyses.get("connect"):
+        pairs = found["pairs"]
         pictures.append(
             Picture(
                 "From gRDA to SGD",
-                analysis_figures.loss_along_curves(connect),
+                analysis_figures.loss_along_curves(pairs),
                 "If both lie in one valley, the loss along the curve never rises above "
                 "its ends; the straight line may have to climb.",
+                connect.table(pairs),
             )
         )
-        if "plane" in connect[0]:
+        if "plane" in pairs[0]:
             pictures.append(
                 Picture(
                     "The valley",
-                    analysis_figures.plane(connect[0]["plane"]),
+                    analysis_figures.plane(pairs[0]["plane"]),
                     "Training loss on the plane through both solutions and the bend of "
-                    f"the curve (seed {connect[0]['seed']}). Both should lie in one "
+                    f"the curve (seed {pairs[0]['seed']}). Both should lie in one "
                     "basin, with no ridge across the curve.",
                 )
             )
-    if project := analyses.get("project"):
+    if found := analyses.get("project"):
+        rows = found["rows"]
+        last = max(row["epoch"] for row in rows)
         pictures += [
             Picture(
                 "Flat directions",
-                analysis_figures.projection(project),
+                analysis_figures.projection(rows),
                 "The share of gRDA's displacement in the steepest directions. If gRDA "
                 "moves in flat directions only, it stays below the dotted line, the "
                 "share of a random direction.",
+                project.table([row for row in rows if row["epoch"] == last]),
             ),
             Picture(
                 "Concentration of the weights",
-                analysis_figures.norms(project),
+                analysis_figures.norms(rows),
                 "It rises as gRDA puts the weights into fewer entries.",
             ),
         ]
-    if prune := analyses.get("prune"):
+    if found := analyses.get("prune"):
         pictures += [
             Picture(
                 "Pruning SGD's solution in one shot",
-                analysis_figures.pruning(prune["pruning"]),
+                analysis_figures.pruning(found["pruning"]),
                 "No retraining. Methods that know the curvature should lose less than "
-                "magnitude pruning; gRDA, which trains while it prunes, least of all.",
+                "magnitude pruning; gRDA, which trains while it prunes, least of all. "
+                "Below: training loss, and test accuracy in percent.",
+                prune.table(found["pruning"]),
             ),
             Picture(
                 "gRDA and directional pruning by its definition",
-                analysis_figures.agreement(prune["agreement"]),
+                analysis_figures.agreement(found["agreement"]),
                 "Equal displacements have cosine 1. The controls show what any method "
                 "that shrinks weights would reach: only what the definition has beyond "
                 "them is evidence for the theorem.",
@@ -304,6 +329,12 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
 def _spread(values: np.ndarray) -> str:
     text = f"{values.mean():.2f}"
     return text if len(values) == 1 else f"{text} ± {values.std():.2f}"
+
+
+def _filled(rows: Table) -> Table:
+    """The rows with all headers of any of them, in the order they come."""
+    headers = dict.fromkeys(header for row in rows for header in row)
+    return [{header: row.get(header, "") for header in headers} for row in rows]
 
 
 def _pairs(number: int) -> str:

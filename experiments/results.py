@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import LABELS, Config
 from experiments.logger import read_metrics
-
-LABELS = {"sgd": "SGD", "momentum": "momentum SGD", "adam": "Adam", "grda": "gRDA"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +17,7 @@ class Result:
     """Runs of one configuration that differ in the seed alone."""
 
     config: Config  # of the first seed
+    seeds: list[int]
     test_accuracy: list[float]  # a fraction a seed, as all that follow
     sparsity: list[float]
     train_loss: list[float]
@@ -30,10 +29,7 @@ class Result:
     @property
     def label(self) -> str:
         """The method and its settings."""
-        config, name = self.config, LABELS[self.config.optimizer]
-        if config.optimizer != "grda":
-            return name
-        return f"{name}, c = {config.c:g}, μ = {config.mu:g}"
+        return self.config.label
 
 
 def read_results(directories: Sequence[Path]) -> list[Result]:
@@ -48,9 +44,33 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
     results = [r for directory in directories for r in _read(directory)]
     groups: dict[Config, list[Result]] = {}
     for result in results:
-        groups.setdefault(dataclasses.replace(result.config, seed=0), []).append(result)
+        groups.setdefault(_without_seed(result.config), []).append(result)
     merged = map(_merge, groups.values())
-    return sorted(merged, key=lambda r: (r.config.optimizer == "grda", r.config.mu))
+    return sorted(
+        merged, key=lambda r: (r.config.is_sparse, r.config.optimizer, r.config.mu)
+    )
+
+
+def headline(results: Sequence[Result]) -> str:
+    """What was found, in one sentence."""
+    sparsest = max(results, key=lambda r: np.mean(r.sparsity))
+    text = (
+        f"{sparsest.label} made {np.mean(sparsest.sparsity):.1%} of "
+        f"{sparsest.parameters:,} weights exactly zero while it trained, at "
+        f"{np.mean(sparsest.test_accuracy):.1%} test accuracy"
+    )
+    sgd = [result for result in results if result.config.optimizer == "sgd"]
+    if sgd and sgd[0] is not sparsest:
+        points = 100 * (np.mean(sparsest.test_accuracy) - np.mean(sgd[0].test_accuracy))
+        text += f", {abs(points):.1f} points {'above' if points > 0 else 'below'} SGD"
+    return text + "."
+
+
+def _without_seed(config: Config) -> Config:
+    """The same for all seeds, and for SGD whatever a threshold's settings would be."""
+    if not config.is_sparse:
+        config = dataclasses.replace(config, c=0, mu=0, sparsity=0, groups="none")
+    return dataclasses.replace(config, seed=0)
 
 
 def _read(directory: Path) -> list[Result]:
@@ -60,13 +80,11 @@ def _read(directory: Path) -> list[Result]:
     config = json.loads((directory / "config.json").read_text())
     if "sparsity_report" in summary:
         return [_of_train(directory, summary, Config(**config))]
-    if "finding" in summary:
-        return [
-            _of_compare(directory, summary, config, name)
-            for name in LABELS
-            if name in summary
-        ]
-    return []
+    return [
+        _of_compare(directory, summary, config, name)
+        for name in LABELS
+        if name in summary
+    ]
 
 
 def _of_train(directory: Path, summary: dict, config: Config) -> Result:
@@ -74,6 +92,7 @@ def _of_train(directory: Path, summary: dict, config: Config) -> Result:
     report = summary["sparsity_report"]
     return Result(
         config=config,
+        seeds=[config.seed],
         test_accuracy=[summary["test_accuracy"]],
         sparsity=[summary["sparsity"]],
         train_loss=[summary["train_loss"]],
@@ -92,6 +111,7 @@ def _of_compare(directory: Path, summary: dict, config: dict, name: str) -> Resu
     rows = read_metrics(directory)
     return Result(
         config=Config(**config[name]),
+        seeds=list(range(config["seeds"])),
         test_accuracy=outcome["test_accuracy"],
         sparsity=outcome["sparsity"],
         train_loss=outcome["train_loss"],
@@ -103,12 +123,19 @@ def _of_compare(directory: Path, summary: dict, config: dict, name: str) -> Resu
 
 
 def _merge(results: list[Result]) -> Result:
+    seen: set[int] = set()
+    for result in list(results):  # a comparison of each c trains SGD again
+        if seen.issuperset(result.seeds):
+            results.remove(result)
+        seen.update(result.seeds)
+
     def join(name):
         return [value for result in results for value in getattr(result, name)]
 
     layers = results[0].sparsity_by_layer
     return dataclasses.replace(
         results[0],
+        seeds=join("seeds"),
         test_accuracy=join("test_accuracy"),
         sparsity=join("sparsity"),
         train_loss=join("train_loss"),

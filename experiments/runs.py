@@ -17,7 +17,7 @@ from experiments.training import Trainer, TrainState
 
 PyTree = Any
 # In what two runs from the same initial weights may differ and still be compared.
-METHOD = {"optimizer", "c", "mu"}
+METHOD = {"optimizer", "c", "mu", "sparsity", "groups"}
 
 
 class Task(NamedTuple):
@@ -75,6 +75,15 @@ class Run:
         template = zeros._replace(key=jax.random.key(0))
         return self._checkpoints.read(self.epochs[epoch], template)
 
+    def describe(self) -> dict[str, Any]:
+        """What tells this run of SGD from others, for a row of results."""
+        return {
+            "model": self.config.model,
+            "dataset": Path(self.config.dataset).stem,
+            "seed": self.config.seed,
+            "sgd": str(self.directory),
+        }
+
     @functools.cached_property
     def _trainer(self) -> Trainer:
         return dataclasses.replace(self.task.trainer, config=self.config)
@@ -102,18 +111,18 @@ class Pair(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """What tells this pair from others, for a row of results."""
         config = self.grda.config
-        return {
-            "model": config.model,
-            "seed": config.seed,
+        return self.sgd.describe() | {
+            "label": config.label,
             "c": config.c,
             "mu": config.mu,
-            "sgd": str(self.sgd.directory),
             "grda": str(self.grda.directory),
         }
 
 
 def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> list[Pair]:
     """Every run of gRDA, with the run of SGD that differs from it in the method alone.
+
+    Runs whose threshold was steered to a sparsity count among those of gRDA.
 
     Args:
       directories: run directories, or directories that hold some, such as the one that
@@ -127,7 +136,7 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
     runs = [Run(path, data_dir) for path in _run_directories(directories)]
     pairs = []
     for grda in runs:
-        if grda.config.optimizer != "grda":
+        if not grda.config.is_sparse:
             continue
         twins = [run for run in runs if _differ_in_method(run.config, grda.config)]
         if not twins:
@@ -149,6 +158,21 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
             f"{[str(run.directory) for run in runs]}"
         )
     return pairs
+
+
+def by_sgd_epoch(pairs: Sequence[Pair]) -> list[tuple[Run, int, list[Pair]]]:
+    """Every run of SGD after every epoch, and the pairs in which both were saved then.
+
+    What is known of SGD's weights after an epoch serves all runs of gRDA beside it.
+    """
+    twins: dict[Run, list[Pair]] = {}
+    for pair in pairs:
+        twins.setdefault(pair.sgd, []).append(pair)
+    return [
+        (sgd, epoch, [pair for pair in mine if epoch in pair.epochs])
+        for sgd, mine in twins.items()
+        for epoch in sorted({epoch for pair in mine for epoch in pair.epochs})
+    ]
 
 
 def _run_directories(directories: Sequence[Path]) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_grda._loops import scan
 from optax_grda._points import check_points
 from optax_grda._trees import combine, dot, norm, subtract
 from optax_grda.landscape._checks import (
@@ -183,7 +184,7 @@ def train_bend(
 ) -> tuple[Bezier, optax.OptState, jax.Array]:
     """Moves the bend by one optimizer step per batch, each at a t of its own.
 
-    One ``lax.scan``, pure: call it once an epoch, under
+    One ``lax.scan`` (or, of one batch, a step), pure: call it once an epoch, under
     ``jax.jit(train_bend, static_argnums=(0, 1))`` so that it compiles once. Start with
     ``Bezier.straight(start, end)``. The ends stay as they are.
 
@@ -244,7 +245,7 @@ def train_bend(
         updates, opt_state = optimizer.update(gradients, opt_state, bend)
         return (optax.apply_updates(bend, updates), opt_state), loss
 
-    (bend, opt_state), losses = jax.lax.scan(
+    (bend, opt_state), losses = scan(
         step, (curve.bend, opt_state), (jax.random.split(key, length), batches)
     )
     return dataclasses.replace(curve, bend=bend), opt_state, losses

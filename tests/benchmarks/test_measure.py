@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import (
-    interleaved,
     markdown,
     peak_bytes,
     ratio,
     size,
     write_result,
 )
+from experiments.timing import interleaved
 
 
 def test_every_function_runs_once_a_round_in_an_order_that_rotates():

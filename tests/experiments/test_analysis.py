@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 import models
-from experiments import connect, project, prune, report
+from experiments import (
+    analysis_figures,
+    card,
+    connect,
+    curvature,
+    project,
+    prune,
+    report,
+    runs,
+)
+from experiments.analysis import read_analyses
 from experiments.compare import Options as CompareOptions
 from experiments.compare import main as compare
 from experiments.config import Config
@@ -21,6 +31,8 @@ from experiments.devices import data_mesh
 from experiments.presets import PRESETS
 from experiments.runs import find_pairs
 from experiments.train import Options, train
+from optax_grda import sparsity_report
+from optax_grda.packing import unpack
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +41,8 @@ def digits(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "compare"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.figures.draw_comparison", lambda directory: [])
-        return compare(CompareOptions(seeds=1, output=output))
+        patch.setattr("experiments.card.has_onnx", lambda: False)
+        return compare(CompareOptions(seeds=1, checkpoint_every=30, output=output))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +55,7 @@ def convolutional(tmp_path_factory, tiny_vgg, tiny_images):
         augmentation="crop-flip",
         batch_size=16,
         epochs=2,
-        c=0.1,
+        c=1.0,
     )
     mesh = data_mesh(jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
@@ -60,40 +73,40 @@ def convolutional(tmp_path_factory, tiny_vgg, tiny_images):
 
 
 @pytest.fixture(scope="module")
-def analyses(convolutional, digits, tmp_path_factory):
-    """The directories of the three analyses, by name."""
-    place = tmp_path_factory.mktemp("analyses")
+def analyses(convolutional, tmp_path_factory):
+    """The directories of the three analyses of that pair, by name."""
+    place, runs = tmp_path_factory.mktemp("analyses"), tuple(convolutional)
+    connecting = connect.Options(
+        runs, epochs=2, points=3, grid=0, output=place / "connect"
+    )
+    pruning = prune.Options(
+        *(runs, (0.6,), (1e-4,)), products=3, output=place / "prune"
+    )
     return {
-        "connect": connect.main(
-            connect.Options(
-                tuple(convolutional),
-                epochs=2,
-                points=3,
-                grid=0,
-                output=place / "connect",
-            )
-        ),
-        "project": project.main(project.Options((digits,), output=place / "project")),
-        "prune": prune.main(
-            prune.Options(
-                (digits,), sparsities=(0.6,), cutoffs=(1e-4,), output=place / "prune"
-            )
-        ),
+        "card": card.main(card.Options(runs, rounds=2, output=place / "card")),
+        "connect": connect.main(connecting),
+        "project": project.main(project.Options(runs, k=2, output=place / "project")),
+        "prune": prune.main(pruning),
     }
 
 
 @pytest.fixture(scope="module")
-def valley(digits, tmp_path_factory):
-    """What connect found between the solutions of that comparison."""
-    output = tmp_path_factory.mktemp("valley")
-    connect.main(
-        connect.Options((digits,), epochs=20, points=21, grid=2, output=output)
+def on_digits(digits, tmp_path_factory):
+    """The same of the comparison on digits."""
+    place, runs = tmp_path_factory.mktemp("digits"), (digits,)
+    connecting = connect.Options(
+        runs, epochs=20, points=21, grid=2, output=place / "connect"
     )
-    return json.loads((output / "connect.json").read_text())
+    pruning = prune.Options(runs, (0.6,), (1e-4,), output=place / "prune")
+    return {
+        "connect": connect.main(connecting),
+        "project": project.main(project.Options(runs, output=place / "project")),
+        "prune": prune.main(pruning),
+    }
 
 
-def results(analyses, name):
-    return json.loads((analyses[name] / f"{name}.json").read_text())
+def found(analyses, name, kind="rows"):
+    return json.loads((analyses[name] / f"{name}.json").read_text())[kind]
 
 
 # Runs
@@ -116,6 +129,7 @@ def test_states_are_read_back_as_they_were_after_each_epoch(convolutional):
 
 def test_a_comparison_holds_a_pair_a_seed(digits):
     (pair,) = find_pairs([digits])
+    assert pair.epochs == [30, 60]
     assert pair.describe().items() >= {"seed": 0, "c": 0.05, "mu": 0.6}.items()
     kernels = [run.state().params["layers"][0]["kernel"] for run in pair]
     with np.load(digits / "weights.npz") as weights:
@@ -135,6 +149,13 @@ def test_a_run_without_its_twin_is_refused(convolutional, digits, tmp_path):
         find_pairs([tmp_path])
     with pytest.raises(FileNotFoundError, match=r"no run directory .*nothing"):
         find_pairs([tmp_path / "nothing"])
+
+
+def test_runs_of_grda_share_what_is_known_of_their_run_of_sgd(convolutional):
+    sgd, grda = (runs.Run(directory) for directory in convolutional)
+    first, second = runs.Pair(sgd, grda), runs.Pair(sgd, grda)
+    work = runs.by_sgd_epoch([first, second])
+    assert work == [(sgd, epoch, [first, second]) for epoch in (1, 2)]
 
 
 # BatchNorm
@@ -173,7 +194,7 @@ def test_a_network_without_batch_norm_has_no_statistics(digits):
 
 
 def test_both_ways_lead_from_grda_to_sgd(convolutional, analyses):
-    (result,) = results(analyses, "connect")
+    (result,) = found(analyses, "connect", "pairs")
     assert result["t"] == [0, 0.5, 1]
     (pair,) = find_pairs(convolutional)
     task = pair.grda.task
@@ -182,16 +203,17 @@ def test_both_ways_lead_from_grda_to_sgd(convolutional, analyses):
         expected = connect.metrics_at(task.trainer, params, task.train, task.test)
         for path in ("line", "curve"):
             for name, value in expected.items():
-                found = result[path][name][place]
-                assert found == pytest.approx(float(value), abs=1e-4)
+                assert result[path][name][place] == pytest.approx(
+                    float(value), abs=1e-4
+                )
     losses = result["line"]["train_loss"]
     height = max(losses) - max(losses[0], losses[-1])
     assert result["line"]["barrier_height"] == pytest.approx(height, abs=1e-6)
     assert result["curve"]["length"] >= result["line"]["length"] > 0
 
 
-def test_the_plane_goes_through_both_solutions_and_the_bend(valley):
-    (result,) = valley
+def test_the_plane_goes_through_both_solutions_and_the_bend(on_digits):
+    (result,) = found(on_digits, "connect", "pairs")
     grda, sgd, bend = result["plane"]["corners"]
     assert grda == [0, 0]
     assert sgd == pytest.approx([result["line"]["length"], 0])
@@ -200,16 +222,42 @@ def test_the_plane_goes_through_both_solutions_and_the_bend(valley):
     assert result["plane"]["curve_x"][-1] == pytest.approx(sgd[0], rel=1e-4)
 
 
+def test_a_plane_with_losses_that_overflow_can_be_drawn():
+    values = {"x": [0, 1], "y": [0, 1], "corners": [[0, 0], [1, 0], [0.5, 1]]}
+    values |= {"curve_x": [0, 1], "curve_y": [0, 0]}
+    values |= {"train_loss": [[0.1, 0.2], [float("nan"), float("inf")]]}
+    bar = analysis_figures.plane(values).axes[1]
+    labels = [label.get_text() for label in bar.get_xticklabels()]
+    assert (labels[0], labels[-1]) == ("0.1", "0.19")
+
+
 # Project
 
 
-def test_shares_follow_from_the_saved_eigenvalues_and_epochs(analyses):
-    (row,) = results(analyses, "project")
-    assert row["epoch"] == 60
-    assert row["eigenvalues"] == sorted(row["eigenvalues"], reverse=True)
-    assert 0 < row["difference_fraction"] < 1
-    assert row["random_fraction"] == 10 / 17226
-    assert row["grda_l2_over_l1"] > row["sgd_l2_over_l1"] > 17226**-0.5
+def test_shares_follow_from_the_saved_eigenvalues_and_epochs(on_digits):
+    rows = found(on_digits, "project")
+    assert [row["epoch"] for row in rows] == [30, 60]
+    for row in rows:
+        assert row["eigenvalues"] == sorted(row["eigenvalues"], reverse=True)
+        assert len(row["eigenvalues"]) == 10
+        assert 0 < row["difference_fraction"] < 1
+        assert row["random_fraction"] == 10 / 17226
+        assert row["grda_l2_over_l1"] > row["sgd_l2_over_l1"] > 17226**-0.5
+
+
+def test_curvature_of_a_network_with_convolutions_and_batch_norm(analyses):
+    rows = found(analyses, "project")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        bound = 1e-5 * max(row["eigenvalues"])
+        assert len(row["eigenvalues"]) == 2
+        assert max(row["residual_norms"]) <= bound
+
+
+def test_batches_of_curvature_leave_few_images_out():
+    sizes = {(50_000, 128): 125, (1437, 32): 27, (32, 16): 16, (5, 16): 5, (1, 1): 1}
+    for (images, most), size in sizes.items():
+        assert curvature.batch_size(images, most) == size
 
 
 def test_curvature_is_that_of_the_loss_of_evaluation(convolutional):
@@ -233,21 +281,38 @@ def test_curvature_is_that_of_the_loss_of_evaluation(convolutional):
 # Prune
 
 
-def test_every_method_reaches_what_was_asked(analyses):
-    rows = results(analyses, "prune")["pruning"]
+def test_every_method_reaches_what_was_asked(on_digits):
+    rows = found(on_digits, "prune", "pruning")
     methods = {row["method"] for row in rows}
     assert methods == {"SGD", "gRDA", "magnitude", "OBD", "definition, ε = 0.0001"}
     (grda,) = (row["sparsity"] for row in rows if row["method"] == "gRDA")
     assert 0 < grda < 1
     for row in rows:
-        asked = {"none": 0, "gRDA's": grda}.get(row["asked"], row["asked"])
+        known = {"none": 0, "gRDA, c = 0.05, μ = 0.6": grda}
+        asked = known.get(row["asked"], row["asked"])
         assert row["sparsity"] == pytest.approx(asked, abs=2e-3)
 
 
-def test_agreement_is_measured_at_the_threshold_beside_controls(digits, analyses):
-    rows = results(analyses, "prune")["agreement"]
+def test_a_table_of_pruning_leaves_out_means_over_some_of_the_runs():
+    rows = [
+        {"method": method, "asked": asked, "sparsity": 0.5, "train_loss": loss}
+        | {"test_accuracy": 0.9}
+        for method, asked, loss in (
+            *(("SGD", "none", 0.1), ("SGD", "none", 0.3)),
+            *(("magnitude", 0.5, 1.0), ("magnitude", 0.5, 2.0)),
+            ("definition", 0.5, 1.0),
+        )
+    ]
+    assert prune.table(rows) == [
+        {"zeros": "50.0%, SGD", "magnitude": "0.200 (90.0)"},
+        {"zeros": "50.0%", "magnitude": "1.500 (90.0)"},
+    ]
+
+
+def test_agreement_is_measured_at_the_threshold_beside_controls(digits, on_digits):
+    rows = found(on_digits, "prune", "agreement")
     (pair,) = find_pairs([digits])
-    assert len(rows) == 3  # the definition and two controls
+    assert [row["epoch"] for row in rows] == 3 * [30] + 3 * [60]  # and two controls
     for row in rows:
         state = pair.grda.state(row["epoch"])
         assert row["strength"] == pytest.approx(float(state.opt_state.threshold))
@@ -255,28 +320,59 @@ def test_agreement_is_measured_at_the_threshold_beside_controls(digits, analyses
         assert 0 <= row["overlap"] <= 1
 
 
+# Card
+
+
+def test_a_card_measures_the_networks_whose_files_it_writes(analyses, convolutional):
+    rows = {row["network"]: row for row in found(analyses, "card")}
+    sgd, grda, shrunk = (rows[name] for name in ("SGD", "gRDA", "gRDA, shrunk"))
+    for row, run in zip((sgd, grda), convolutional, strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        assert row["test_accuracy"] == pytest.approx(summary["test_accuracy"])
+        assert row["nonzeros"] == summary["sparsity_report"]["nonzero"]
+    assert shrunk["parameters"] < grda["parameters"] == sgd["parameters"]
+    assert shrunk["multiply_adds"] < grda["multiply_adds"]
+    assert grda["packed_bytes"] < sgd["packed_bytes"]
+    for name in ("SGD", "gRDA, shrunk"):
+        there = rows[f"{name}, ONNX Runtime"]
+        assert there["test_accuracy"] == rows[name]["test_accuracy"]
+        file = analyses["card"] / f"{name.lower().replace(', ', '-')}.onnx"
+        assert there["file_bytes"] == file.stat().st_size
+    assert all(row["largest_difference"] < 1e-5 for row in rows.values())
+    weights = unpack(analyses["card"] / "grda.safetensors")
+    assert sparsity_report(weights).nonzero == grda["nonzeros"]
+
+
+def test_a_card_does_without_onnx(convolutional, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.card.has_onnx", lambda: False)
+    card.main(card.Options(tuple(convolutional), rounds=1, output=tmp_path / "card"))
+    text = capsys.readouterr().out
+    assert "of the weights are zero" in text
+    assert "ONNX" not in text
+
+
 # What the paper says, on digits
 
 
-def test_grda_lies_in_the_valley_of_sgd(valley):
-    (result,) = valley
+def test_grda_lies_in_the_valley_of_sgd(on_digits):
+    (result,) = found(on_digits, "connect", "pairs")
     assert result["curve"]["barrier_height"] < 0.05
     assert result["curve"]["barrier_height"] <= result["line"]["barrier_height"]
 
 
-def test_grda_left_sgd_in_flat_directions(analyses):
-    (row,) = results(analyses, "project")
-    assert row["difference_fraction"] < 10 * row["random_fraction"]
+def test_grda_left_sgd_in_flat_directions(on_digits):
+    for row in found(on_digits, "project"):
+        assert row["difference_fraction"] < 10 * row["random_fraction"]
 
 
-def test_grda_agrees_with_the_definition_more_than_with_shuffled_scores(analyses):
-    rows = results(analyses, "prune")["agreement"]
-    cosine = {row["scores"]: row["cosine"] for row in rows}
+def test_grda_agrees_with_the_definition_more_than_with_shuffled_scores(on_digits):
+    rows = found(on_digits, "prune", "agreement")
+    cosine = {row["scores"]: row["cosine"] for row in rows if row["epoch"] == 60}
     assert cosine["definition"] > max(0.8, cosine["shuffled scores"])
 
 
-def test_the_definition_loses_less_than_magnitude_pruning(analyses):
-    rows = results(analyses, "prune")["pruning"]
+def test_the_definition_loses_less_than_magnitude_pruning(on_digits):
+    rows = found(on_digits, "prune", "pruning")
     loss = {row["method"]: row["train_loss"] for row in rows if row["asked"] == 0.6}
     assert loss["definition, ε = 0.0001"] < loss["magnitude"]
 
@@ -293,11 +389,49 @@ def test_a_report_says_what_was_found_and_needs_nothing_beside_it(
     assert str(path) in capsys.readouterr().out
     page = path.read_text()
     summary = json.loads((convolutional[1] / "summary.json").read_text())
-    assert f"gRDA, c = 0.1, μ = 0.6 made {summary['sparsity']:.1%} of" in page
+    assert f"gRDA, c = 1, μ = 0.6 made {summary['sparsity']:.1%} of" in page
     assert page.count("<figure>") == 7
     assert page.count("data:image/svg+xml;base64,") == 7
+    assert page.count("<table>") == 5  # of the runs, and one an analysis
+    assert card.verdict(found(analyses, "card")).split(",")[0] in page
+    assert "<summary>experiments.prune</summary>" in page  # its options
+    assert "runs, connect, project, prune, card" in page  # all measured here
     addresses = re.findall(r'(?:src|href)="([^"]{,30})', page)
     assert all(address.startswith("data:") for address in addresses)
+
+
+def test_analyses_of_one_kind_are_shown_together(analyses, tmp_path):
+    name = "project"
+    kept = json.loads((analyses[name] / f"{name}.json").read_text())
+    directories = [analyses[name], tmp_path / "again"]
+    directories[1].mkdir()
+    path = directories[1] / f"{name}.json"
+    path.write_text(json.dumps(kept))
+    assert len(read_analyses(directories, name)["rows"]) == 2 * len(kept["rows"])
+    path.write_text(json.dumps(kept | {"options": {"k": 3}}))
+    with pytest.raises(ValueError, match="with the same options"):
+        read_analyses(directories, name)
+    assert read_analyses(directories, "connect") is None
+
+
+def test_analyses_of_the_papers_networks_stand_beside_the_authors(analyses):
+    about = {"model": "wrn28x10", "dataset": "cifar100", "c": 0.001, "mu": 0.55}
+    (pair,) = found(analyses, "connect", "pairs")
+    (row,) = connect.table([pair | about])
+    assert (row["authors' curve, max"], row["authors' line, max"]) == (
+        "0.0005",
+        "0.1612",
+    )
+    assert "authors' curve, max" not in connect.table([pair])[0]
+    curve = analysis_figures.loss_along_curves([pair | about])
+    assert len(curve.axes[0].lines) == 3  # line, curve and theirs
+    rows = [row | about for row in found(analyses, "project")]
+    shares = analysis_figures.projection([row | {"dataset": "cifar10"} for row in rows])
+    _, theirs, _ = shares.axes[0].lines
+    assert theirs.get_ydata()[-1] == pytest.approx(1.5e-6, rel=1)
+    norms = analysis_figures.norms(rows).axes[0].lines
+    # SGD and gRDA, ours and theirs; and the least there can be.
+    assert [len(line.get_xdata()) for line in norms] == [2, 2, 201, 201, 2]
 
 
 def test_results_of_the_paper_stand_beside_the_authors(convolutional, monkeypatch):
