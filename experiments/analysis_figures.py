@@ -42,6 +42,12 @@ def draw_prune(directory: Path) -> list[Path]:
     return [save(figure, directory, name) for name, figure in figures.items()]
 
 
+def draw_units(directory: Path) -> list[Path]:
+    """Draws units.json."""
+    rows = json.loads((directory / "units.json").read_text())["rows"]
+    return [save(units(rows), directory, "units")]
+
+
 def tradeoff(results: list[Result]) -> Figure:
     """Test accuracy by sparsity: ours with deviations, and what others measured."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
@@ -223,6 +229,45 @@ def agreement(rows: Rows) -> Figure:
         ax.set_ylabel(label)
     panels[0, 0].legend(frameon=False)
     return figure
+
+
+def units(rows: Rows) -> Figure:
+    """Test error by the parameters left once dead units are cut out."""
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    ax = figure.subplots()
+    for number, groups in enumerate(dict.fromkeys(row["groups"] for row in rows)):
+        mine = [rs for (name, _), rs in by_groups(rows).items() if name == groups]
+        x = [np.mean([row["parameters"] for row in rs]) for rs in mine]
+        for name, style in (("test_accuracy", "o-"), ("from_scratch", "x:")):
+            # Where no unit is left, there is nothing to train from scratch.
+            values = [[row[name] or np.nan for row in rs] for rs in mine]
+            label = groups if name == "test_accuracy" else f"{groups}, from scratch"
+            errors = 100 * (1 - np.mean(values, axis=1))
+            ax.plot(x, errors, style, color=f"C{number}", label=label)
+        for rs, place in zip(mine, x, strict=True):
+            error = 100 * (1 - np.mean([row["test_accuracy"] for row in rs]))
+            ax.annotate(
+                f"{rs[0]['c']:g}",
+                (place, error),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
+                color="0.4",
+            )
+    ax.set(xscale="log", xlabel="parameters left", yscale="log", ylabel="test error, %")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_title("numbers beside the points: c")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def by_groups(rows: Rows) -> dict[tuple[str, float], Rows]:
+    """The rows of units.json by what was thresholded, and c."""
+    settings: dict[tuple[str, float], Rows] = {}
+    for row in rows:
+        settings.setdefault((row["groups"], row["c"]), []).append(row)
+    return settings
 
 
 def by_setting(rows: Rows) -> dict[str, Rows]:

@@ -2,9 +2,10 @@
 
     python -m experiments.report DIRECTORY [DIRECTORY ...] [--output report.html]
 
-Takes the directories of experiments.train, compare, connect, project and prune, in any
-mixture, and shows what they hold: a sentence, a table beside the authors' figures,
-pictures, configuration and hardware. The file needs no network and nothing beside it.
+Takes the directories of experiments.train, compare, connect, project, prune, card and
+units, in any mixture, and shows what they hold: a sentence, a table beside the authors'
+figures, pictures, configuration and hardware. The file needs no network and nothing
+beside it.
 """
 
 import base64
@@ -28,12 +29,13 @@ from experiments import (
     logger,
     project,
     prune,
+    units,
 )
 from experiments.analysis import read_analyses
 from experiments.results import Result, headline, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-ANALYSES = ("connect", "project", "prune", "card")
+ANALYSES = ("connect", "project", "prune", "card", "units")
 Table = Sequence[dict[str, str]]  # cells by header, a row after another
 
 
@@ -323,6 +325,19 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
                 "them is evidence for the theorem.",
             ),
         ]
+    if found := analyses.get("units"):
+        pictures.append(
+            Picture(
+                "Whole units",
+                analysis_figures.units(found["rows"]),
+                "Test error by what is left once dead units are cut out. Where whole "
+                "units are thresholded, less should be left at the same error. "
+                "Crosses: the same architecture trained from scratch by SGD; where "
+                "they lie no higher, gRDA found widths that are enough rather than "
+                "weights.",
+                units.table(found["rows"]),
+            )
+        )
     return pictures
 
 

@@ -28,7 +28,7 @@ from experiments import data, figures, logger
 from experiments.config import Config, Schedule
 from experiments.optimizer import make_optimizer
 from experiments.presets import PRESETS
-from experiments.training import Trainer
+from experiments.training import Trainer, TrainState
 from optax_grda import sparsity
 
 Setting = dict[str, float]  # fields of a configuration: c and mu, or sparsity
@@ -110,12 +110,12 @@ class GridTrainer(Trainer):
 
 def train_runs(
     config: Config, dataset: data.Dataset, settings: list[Setting], seeds: int
-) -> tuple[dict[str, np.ndarray], float]:
+) -> tuple[TrainState, float]:
     """Trains all seeds with all settings at once.
 
     Returns:
-      Arrays of shape (settings, seeds), test_accuracy, test_loss and sparsity at the
-      end; and the seconds of training alone, without compilation.
+      The last state, with a leading axis of runs: all seeds of the first setting, all
+      of the second, and so on; and the seconds of training, without compilation.
     """
 
     def trainer(setting):
@@ -127,14 +127,6 @@ def train_runs(
 
     def epoch(state, setting, images, labels):
         return trainer(setting).train_epoch(state, images, labels)[0]
-
-    def evaluate(state, images, labels):
-        tested = trainer({}).evaluate(state.params, state.batch_stats, images, labels)
-        return {
-            "test_accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-            "sparsity": sparsity(state.params),
-        }
 
     setting = {
         name: np.repeat(np.float32([setting[name] for setting in settings]), seeds)
@@ -150,11 +142,25 @@ def train_runs(
         for _ in range(config.epochs):
             state = jax.block_until_ready(step(state, setting, *train))
             bar.update()
-    seconds = time.perf_counter() - start
+    return state, time.perf_counter() - start
+
+
+def evaluate_runs(
+    config: Config, dataset: data.Dataset, state: TrainState
+) -> dict[str, jax.Array]:
+    """Test accuracy, test loss and sparsity, each of shape (runs,)."""
+    trainer = Trainer(config, dataset.num_classes, len(dataset.train_labels))
+
+    def evaluate(state, images, labels):
+        tested = trainer.evaluate(state.params, state.batch_stats, images, labels)
+        return {
+            "test_accuracy": tested.accuracy,
+            "test_loss": tested.loss,
+            "sparsity": sparsity(state.params),
+        }
+
     test = (dataset.test_images, dataset.test_labels)
-    results = jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))(state, *test)
-    shape = (len(settings), seeds)
-    return {name: np.reshape(x, shape) for name, x in results.items()}, seconds
+    return jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))(state, *test)
 
 
 def main(options: Options) -> Path:
@@ -166,7 +172,11 @@ def main(options: Options) -> Path:
         directory / "config.json",
         dataclasses.asdict(config) | options.varied | {"seed": seeds},
     )
-    results, seconds = train_runs(config, dataset, settings, seeds)
+    state, seconds = train_runs(config, dataset, settings, seeds)
+    results = {
+        name: np.reshape(values, (len(settings), seeds))
+        for name, values in evaluate_runs(config, dataset, state).items()
+    }
     _, alone = train_runs(config, dataset, settings[:1], seeds=1)
     runs, rows = len(settings) * seeds, summarize(settings, results)
     logger.write_json(

@@ -66,7 +66,7 @@ class Trainer:
     def init(self, seed: jax.typing.ArrayLike) -> TrainState:
         """The state before the first step; its weights depend on the seed alone."""
         key, init_key = jax.random.split(jax.random.key(seed))
-        _, params, batch_stats = _split(self._model(nnx.Rngs(init_key)))
+        _, params, batch_stats = _split(self.fresh_network(nnx.Rngs(init_key)))
         opt_state = self.optimizer.init(params)
         return TrainState(key, jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
 
@@ -193,7 +193,7 @@ class Trainer:
           images: (n, height, width, channels); those beyond a whole number of batches
             are left out.
         """
-        model = nnx.eval_shape(lambda: self._model(nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: self.fresh_network(nnx.Rngs(0)))
         model.eval()
         # Statistics of the batch, and no memory of those before.
         model.set_attributes(
@@ -274,7 +274,8 @@ class Trainer:
         spec = models.spec(self.config.model)
         return normalise(images, spec.mean, spec.std)
 
-    def _model(self, rngs: nnx.Rngs) -> nnx.Module:
+    def fresh_network(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The network with initial weights, in training mode."""
         return models.create(
             self.config.model,
             num_classes=self.num_classes,
@@ -284,7 +285,7 @@ class Trainer:
 
     def _graphs(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
         """The network's structure in training and in evaluation mode."""
-        model = nnx.eval_shape(lambda: self._model(nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: self.fresh_network(nnx.Rngs(0)))
         graphs = []
         for switch in (model.train, model.eval):
             switch()

@@ -37,7 +37,7 @@ _SPECS = {
     "resnet50": Spec(ResNet, (224, 224, 3), **IMAGENET),
     "keras-cnn": Spec(KerasCNN, (32, 32, 3), mean=(0.0,) * 3, std=(1.0,) * 3),
     "small-cnn": Spec(
-        functools.partial(KerasCNN, widths=(8, 16), hidden=64),
+        functools.partial(KerasCNN, widths=(8, 16), hidden=64, dropout=(0.0, 0.0)),
         (32, 32, 3),
         mean=(0.0,) * 3,
         std=(1.0,) * 3,

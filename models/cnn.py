@@ -13,14 +13,15 @@ from models._layers import check_images, conv, flatten, linear, max_pool_2x2
 class KerasCNN(nnx.Module):
     """Pairs of 3x3 convolutions, the second without padding, then a hidden layer.
 
-    Each pair ends in a 2x2 maximum and dropout 0.25; before the logits stands dropout
-    0.5. Glorot uniform kernels, zero biases. 1,250,858 parameters at 10 classes.
+    Each pair ends in a 2x2 maximum and dropout; before the logits stands another
+    dropout. Glorot uniform kernels, zero biases. 1,250,858 parameters at 10 classes.
 
     Args:
       num_classes: how many logits.
       image_shape: height, width and channels of the images.
       widths: channels of the convolutions, one number a pair.
       hidden: width of the hidden layer.
+      dropout: rates behind the pairs, and before the logits.
       dtype, param_dtype, rngs: see models.create.
 
     Raises:
@@ -34,6 +35,7 @@ class KerasCNN(nnx.Module):
         image_shape: tuple[int, int, int] = (32, 32, 3),
         widths: Sequence[int] = (32, 64),
         hidden: int = 512,
+        dropout: tuple[float, float] = (0.25, 0.5),
         dtype: jax.typing.DTypeLike = jnp.float32,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -67,8 +69,8 @@ class KerasCNN(nnx.Module):
             channels = features
         self.hidden = keras_linear(height * width * channels, hidden)
         self.head = keras_linear(hidden, num_classes)
-        self.dropout = nnx.Dropout(0.25)
-        self.hidden_dropout = nnx.Dropout(0.5)
+        self.dropout = nnx.Dropout(dropout[0])
+        self.hidden_dropout = nnx.Dropout(dropout[1])
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Logits (batch, num_classes), float32; dropout draws from rngs.dropout."""
