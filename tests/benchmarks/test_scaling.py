@@ -79,3 +79,15 @@ def test_efficiency_is_the_share_of_the_step_in_the_time():
 def test_gradient_is_as_large_as_the_parameters():
     assert scaling.gradient_bytes("vgg16") == 4 * 15_245_130
     assert jax.device_count() >= 8  # the tests above simulate as many
+
+
+def test_without_an_accelerators_step_no_efficiency_is_predicted():
+    found = {"all-reduces": 10, "bytes": 1e8, "others": ""}
+    unknown, known = (scaling.predict("vgg16", step, found) for step in (None, 20.0))
+    efficiencies = [name for name in known if name.startswith("efficiency")]
+    assert efficiencies
+    assert all(
+        unknown[name] == "" and 0 < float(known[name]) < 1 for name in efficiencies
+    )
+    waits = [name for name in known if name.startswith("waiting")]
+    assert [unknown[name] for name in waits] == [known[name] for name in waits]

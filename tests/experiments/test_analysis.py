@@ -151,6 +151,18 @@ def test_a_run_without_its_twin_is_refused(convolutional, digits, tmp_path):
         find_pairs([tmp_path / "nothing"])
 
 
+def test_runs_that_differ_in_what_is_thresholded_are_still_twins(
+    convolutional, tmp_path
+):
+    sgd, grda = convolutional
+    other = shutil.copytree(grda, tmp_path / "units")
+    fields = json.loads((other / "config.json").read_text())
+    fields |= {"optimizer": "target-sparsity", "sparsity": 0.8, "groups": "units"}
+    (other / "config.json").write_text(json.dumps(fields))
+    (pair,) = find_pairs([sgd, other])
+    assert pair.describe()["label"] == "target 80 %, units"
+
+
 def test_runs_of_grda_share_what_is_known_of_their_run_of_sgd(convolutional):
     sgd, grda = (runs.Run(directory) for directory in convolutional)
     first, second = runs.Pair(sgd, grda), runs.Pair(sgd, grda)

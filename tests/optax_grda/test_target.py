@@ -263,6 +263,12 @@ def test_ramp_is_cubic_then_level():
     np.testing.assert_allclose([float(ramp(n)) for n in counts], expected, atol=1e-6)
 
 
+def test_floor_is_finite_where_the_sum_of_moduli_overflows_the_accumulator():
+    params = jnp.ones(100_000, jnp.float16)  # whose largest number is 65,504
+    optimizer = target_sparsity(0.1, 0.5, accumulator_dtype=jnp.float16)
+    assert optimizer.init(params).floor == pytest.approx(1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,6 +34,11 @@ def test_projection_fraction_is_one_inside_and_zero_outside_the_span():
     assert jnp.isnan(projection_fraction(jnp.zeros(4), axes))
 
 
+def test_eigenvectors_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="eigenvectors must have the shapes of delta"):
+        projection_fraction(jnp.ones(4), jnp.eye(3))
+
+
 def test_agreement_is_that_of_displacements_and_of_zeros():
     sgd = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.array([4.0])}
     found = {"kernel": jnp.array([[0.0, -2.0], [0.0, 0.0]]), "bias": jnp.array([4.0])}
