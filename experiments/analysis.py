@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -85,9 +86,11 @@ def read_analyses(directories: Sequence[Path], name: str) -> dict[str, Any] | No
 
 def print_table(title: str, rows: list[dict[str, str]], directory: Path) -> None:
     """Shows cells by header, and where the figures and numbers are."""
-    table = Table(title=title)
-    for number, header in enumerate(rows[0]):
-        table.add_column(header, justify="right", no_wrap=number == 0, overflow="fold")
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for header in rows[0]:
+        words = " ".join([header, *(row[header] for row in rows)]).split()
+        # Lines may break, but not within a word.
+        table.add_column(header, justify="right", min_width=max(map(len, words)))
     for row in rows:
         table.add_row(*row.values())
     console = Console()

@@ -188,8 +188,8 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, str]]:
         }
         rows.append(
             {
-                "seed": str(result["seed"]),
                 "network": result["label"],
+                "seed": str(result["seed"]),
                 **{name: f"{loss:.4f}" for name, loss in losses.items()},
                 "curve, length": f"{curve['length']:.2f}",
                 "line, length": f"{line['length']:.2f}",

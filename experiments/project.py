@@ -15,10 +15,12 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from experiments import analysis_figures, logger
 from experiments.analysis import analyse, print_table
+from experiments.analysis_figures import by_setting
 from experiments.curvature import hessian
 from experiments.runs import Pair, Run, by_sgd_epoch, find_pairs
 from optax_grda.curvature import projection_fraction, top_eigenpairs
@@ -71,24 +73,29 @@ def project(sgd: Run, epoch: int, pairs: list[Pair], k: int) -> Iterator[dict]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row an epoch of every pair: the share of |w_gRDA - w_SGD|^2."""
-    return [
-        {
-            "seed": str(row["seed"]),
-            "network": row["label"],
-            "epoch": str(row["epoch"]),
-            "eigenvalues": f"{row['eigenvalues'][0]:.3g} to "
-            f"{row['eigenvalues'][-1]:.3g}",
-            "share": f"{row['difference_fraction']:.2e}",
-            "of a random direction's": f"{times_random(row):.1f} times",
-        }
-        for row in rows
-    ]
+    """A row an epoch of each setting: the mean share of |w_gRDA - w_SGD|^2.
 
-
-def times_random(row: dict[str, Any]) -> float:
-    """The share of the displacement over that of a random direction."""
-    return row["difference_fraction"] / row["random_fraction"]
+    Beside it, its ratio to the share of a random direction: mean and range.
+    """
+    cells = []
+    for label, mine in by_setting(rows).items():
+        for epoch in sorted({row["epoch"] for row in mine}):
+            here = [row for row in mine if row["epoch"] == epoch]
+            eigenvalues = np.mean([row["eigenvalues"] for row in here], axis=0)
+            shares = np.array([row["difference_fraction"] for row in here])
+            times = shares / here[0]["random_fraction"]
+            cells.append(
+                {
+                    "network": label,
+                    "epoch": str(epoch),
+                    "pairs": str(len(here)),
+                    "eigenvalues": f"{eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}",
+                    "share": f"{shares.mean():.1e}",
+                    "of random": f"{times.mean():.2f}",
+                    "range": f"{times.min():.2f} to {times.max():.2f}",
+                }
+            )
+    return cells
 
 
 def main(options: Options) -> Path:

@@ -186,7 +186,7 @@ def shuffle(scores: PyTree) -> PyTree:
 def table(rows: list[Row]) -> list[dict[str, str]]:
     """Means over the runs, where all reach a sparsity: a row each, methods beside.
 
-    Training loss, and test accuracy in percent.
+    Training loss, and test accuracy in percent. ε: the definition at that cutoff.
     """
     levels = by_level(rows)
     methods = dict.fromkeys(name for level in levels.values() for name in level)
@@ -204,9 +204,12 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
         )
         return f"{loss:.3f} ({100 * accuracy:.1f})"
 
+    def header(name):  # a narrow one
+        return name.removeprefix("definition, ")
+
     return [
         {"zeros": f"{zeros(level):.1%}{', SGD' * ('SGD' in level)}"}
-        | {name: cell(level.get(name, level.get("SGD"))) for name in methods}
+        | {header(name): cell(level.get(name, level.get("SGD"))) for name in methods}
         for level in sorted(levels.values(), key=zeros)
     ]
 
@@ -221,7 +224,7 @@ def main(options: Options) -> Path:
         len(work),
         analysis_figures.draw_prune,
     )
-    title = "Training loss (test accuracy, %), means"
+    title = "Training loss (test accuracy, %); ε: the definition at that cutoff"
     print_table(title, table(found["pruning"]), directory)
     return directory
 

@@ -127,12 +127,16 @@ def findings(analyses: dict[str, Any]) -> list[str]:
         by_setting = analysis_figures.by_setting(analyses["project"]["rows"])
         for label, rows in by_setting.items():
             last = max(row["epoch"] for row in rows)
-            times = [project.times_random(row) for row in rows if row["epoch"] == last]
+            times = [
+                row["difference_fraction"] / row["random_fraction"]
+                for row in rows
+                if row["epoch"] == last
+            ]
             found.append(
                 f"{label}, after epoch {last}, {_pairs(len(times))}: the share of "
                 "|w_gRDA − w_SGD|² in the space of the top "
                 f"{len(rows[0]['eigenvalues'])} Hessian eigenvectors is "
-                f"{np.mean(times):.1f} times that of a random direction."
+                f"{np.mean(times):.2g} times that of a random direction."
             )
     if "prune" in analyses:
         rows = analyses["prune"]["agreement"]
@@ -291,7 +295,6 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
             )
     if found := analyses.get("project"):
         rows = found["rows"]
-        last = max(row["epoch"] for row in rows)
         pictures += [
             Picture(
                 "Flat directions",
@@ -299,7 +302,7 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
                 "The share of gRDA's displacement in the steepest directions. If gRDA "
                 "moves in flat directions only, it stays below the dotted line, the "
                 "share of a random direction.",
-                project.table([row for row in rows if row["epoch"] == last]),
+                project.table(rows),
             ),
             Picture(
                 "Concentration of the weights",
@@ -314,7 +317,8 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
                 analysis_figures.pruning(found["pruning"]),
                 "No retraining. Methods that know the curvature should lose less than "
                 "magnitude pruning; gRDA, which trains while it prunes, least of all. "
-                "Below: training loss, and test accuracy in percent.",
+                "Below: training loss, and test accuracy in percent; ε: the definition "
+                "at that cutoff.",
                 prune.table(found["pruning"]),
             ),
             Picture(

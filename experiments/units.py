@@ -129,14 +129,14 @@ def from_scratch(
 def table(rows: list[Row]) -> list[dict[str, str]]:
     """A row a kind of groups and a c: means over the seeds.
 
-    Zeros and test accuracy of the network; units in each hidden layer, parameters and
-    multiply-adds of what is left of it; test accuracy of that trained from scratch.
+    Zeros and test accuracy of the network; units in each hidden layer and parameters of
+    what is left of it; test accuracy of that trained from scratch.
     """
     cells = []
     for (groups, c), mine in by_groups(rows).items():
-        zeros, accuracy, parameters, products = (
+        zeros, accuracy, parameters = (
             np.mean([row[name] for row in mine])
-            for name in ("sparsity", "test_accuracy", "parameters", "multiply_adds")
+            for name in ("sparsity", "test_accuracy", "parameters")
         )
         widths = np.mean([row["widths"] for row in mine], axis=0)
         scratch = np.mean([row["from_scratch"] or np.nan for row in mine])
@@ -148,7 +148,6 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
                 "test, %": f"{100 * accuracy:.1f}",
                 "units": " + ".join(f"{width:.0f}" for width in widths),
                 "parameters": f"{parameters:,.0f}",
-                "multiply-adds": f"{products:,.0f}",
                 "scratch, %": f"{100 * scratch:.1f}",
             }
         )
