@@ -124,45 +124,42 @@ def findings(analyses: dict[str, Any]) -> list[str]:
             f"({_pairs(len(pairs))})."
         )
     if "project" in analyses:
-        by_setting = analysis_figures.by_setting(analyses["project"]["rows"])
-        for label, rows in by_setting.items():
-            last = max(row["epoch"] for row in rows)
-            times = [
-                row["difference_fraction"] / row["random_fraction"]
-                for row in rows
-                if row["epoch"] == last
-            ]
-            found.append(
-                f"{label}, after epoch {last}, {_pairs(len(times))}: the share of "
-                "|w_gRDA − w_SGD|² in the space of the top "
-                f"{len(rows[0]['eigenvalues'])} Hessian eigenvectors is "
-                f"{np.mean(times):.2g} times that of a random direction."
-            )
+        rows, ratios = analyses["project"]["rows"], []
+        for label, mine in _last(rows).items():
+            share = np.mean([row["difference_fraction"] for row in mine])
+            ratios.append(f"{share / mine[0]['random_fraction']:.2g} ({label})")
+        found.append(
+            "After the last epoch, the share of |w_gRDA − w_SGD|² in the space of the "
+            f"top {len(rows[0]['eigenvalues'])} Hessian eigenvectors is "
+            f"{_listed(ratios)} times that of a random direction."
+        )
     if "prune" in analyses:
-        rows = analyses["prune"]["agreement"]
-        for label, mine in analysis_figures.by_setting(rows).items():
-            last = max(row["epoch"] for row in mine)
-            cosines = {
-                scores: np.mean(
-                    [
-                        row["cosine"]
-                        for row in mine
-                        if (row["scores"], row["epoch"]) == (scores, last)
-                    ]
-                )
-                for scores in dict.fromkeys(row["scores"] for row in mine)
-            }
-            others = ", ".join(
-                f"{cosine:.3f} with {scores}"
-                for scores, cosine in cosines.items()
-                if scores != "definition"
+        cosines = []
+        for label, mine in _last(analyses["prune"]["agreement"]).items():
+            definition, shuffled, plain = (
+                np.mean([row["cosine"] for row in mine if row["scores"] == scores])
+                for scores in ("definition", "shuffled scores", "all scores 1")
             )
-            found.append(
-                f"{label}, after epoch {last}: the cosine of its displacement "
-                "with that of directional pruning by its definition is "
-                f"{cosines['definition']:.3f}; the controls: {others}."
-            )
+            cosines.append(f"{definition:.3f}, {shuffled:.3f}, {plain:.3f} ({label})")
+        found.append(
+            "After the last epoch, the cosines of gRDA's displacement from SGD with "
+            "that of directional pruning by its definition, by the scores of other "
+            f"weights, and by a plain soft threshold are {_listed(cosines)}."
+        )
     return found
+
+
+def _last(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each setting's last epoch."""
+    return {
+        label: [row for row in mine if row["epoch"] == max(r["epoch"] for r in mine)]
+        for label, mine in analysis_figures.by_setting(rows).items()
+    }
+
+
+def _listed(texts: list[str]) -> str:
+    *texts, last = texts
+    return f"{', '.join(texts)} and {last}" if texts else last
 
 
 def cards(analyses: dict[str, Any]) -> dict[str, tuple[str, Table]]:
@@ -235,10 +232,11 @@ def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[P
     ]
     sparse = [result for result in results if result.config.is_sparse]
     if sparse:
+        sparsest = max(sparse, key=lambda result: np.mean(result.sparsity))
         pictures.append(
             Picture(
-                f"Zeros by layer: {sparse[-1].label}",
-                figures.sparsity_by_layer(sparse[-1].sparsity_by_layer),
+                f"Zeros by layer: {sparsest.label}",
+                figures.sparsity_by_layer(sparsest.sparsity_by_layer),
                 "The fraction of each array that is exactly zero. No layer was given a "
                 "sparsity: one threshold serves all. A bar at 100 % would mean that "
                 "nothing passes a kernel.",
@@ -259,7 +257,7 @@ def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[P
                 figure = figures.first_layer(dict(weights))
             pictures.append(
                 Picture(
-                    "The first layer",
+                    f"The first layer: {directory}",
                     figure,
                     "Every tile is a hidden unit, every pixel in it a weight. After "
                     "gRDA most should be white, exactly zero, above all at the border "

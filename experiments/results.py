@@ -39,7 +39,7 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
       directories: of finished runs; others, such as those of analyses, are passed over.
 
     Returns:
-      One result a configuration, SGD first.
+      One result a configuration, by sparsity, with SGD before all gRDA.
     """
     results = [r for directory in directories for r in _read(directory)]
     groups: dict[Config, list[Result]] = {}
@@ -47,7 +47,8 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
         groups.setdefault(_without_seed(result.config), []).append(result)
     merged = map(_merge, groups.values())
     return sorted(
-        merged, key=lambda r: (r.config.is_sparse, r.config.optimizer, r.config.mu)
+        merged,
+        key=lambda r: (r.config.is_sparse, np.mean(r.sparsity)),
     )
 
 
