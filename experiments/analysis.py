@@ -67,21 +67,79 @@ def analyse(
 def read_analyses(directories: Sequence[Path], name: str) -> dict[str, Any] | None:
     """What all analyses of one name found, together; None if there are none.
 
+    Returns:
+      Rows by kind, "options", and "environments", those of each.
+
     Raises:
-      ValueError: if they were made with different options.
+      ValueError: if they were made with different options, or of the same runs.
     """
-    paths = [path for d in directories if (path := d / f"{name}.json").exists()]
-    found, *others = [json.loads(path.read_text()) for path in paths] or [None]
-    for path, other in zip(paths[1:], others, strict=True):
-        if other["options"] != found["options"]:
+    found: dict[str, Any] = {"environments": []}
+    known: dict[tuple, Path] = {}
+    for path in (directory / f"{name}.json" for directory in directories):
+        if not path.exists():
+            continue
+        other = json.loads(path.read_text())
+        found["environments"].append(other.pop("environment"))
+        options = other.pop("options")
+        if found.setdefault("options", options) != options:
             raise ValueError(
-                f"directories must hold analyses with the same options: {paths[0]} has "
-                f"{found['options']}, {path} {other['options']}"
+                f"directories must hold analyses with the same options: {path} has "
+                f"{options}, others {found['options']}"
             )
         for kind, rows in other.items():
-            if isinstance(rows, list):
-                found[kind] += rows
-    return found
+            for row in rows:
+                first = known.setdefault((kind, *_identity(row)), path)
+                if first != path:
+                    raise ValueError(
+                        "directories must hold analyses of different runs: "
+                        f"{first} and {path} have rows of the same"
+                    )
+            found.setdefault(kind, []).extend(rows)
+    return found if known else None
+
+
+def _identity(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a row is of: its names and counts, not what was measured."""
+    return sorted((k, v) for k, v in row.items() if isinstance(v, str | int))
+
+
+def by_setting(rows: Rows) -> dict[str, Rows]:
+    """The rows of each method and its settings, by their label."""
+    settings: dict[str, Rows] = {}
+    for row in sorted(rows, key=lambda row: (row["mu"], row["c"])):
+        settings.setdefault(row["label"], []).append(row)
+    return settings
+
+
+def by_level(rows: Rows) -> dict[float | str, dict[str, Rows]]:
+    """Rows of pruning by what sparsity was asked for, and by method.
+
+    Without methods that only some of the runs got there with: a mean over those would
+    flatter the method.
+    """
+    levels: dict[float | str, dict[str, Rows]] = {}
+    for row in rows:
+        methods = levels.setdefault(row["asked"], {})
+        methods.setdefault(row["method"], []).append(row)
+    for methods in levels.values():
+        runs = max(map(len, methods.values()))
+        for name in [name for name in methods if len(methods[name]) < runs]:
+            del methods[name]
+    return levels
+
+
+def by_groups(rows: Rows) -> dict[tuple[str, float], Rows]:
+    """The rows of experiments.units by what was thresholded, and c."""
+    settings: dict[tuple[str, float], Rows] = {}
+    for row in rows:
+        settings.setdefault((row["groups"], row["c"]), []).append(row)
+    return settings
+
+
+def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows of a table with all headers of any of them, in the order they come."""
+    headers = dict.fromkeys(header for row in rows for header in row)
+    return [{header: row.get(header, "") for header in headers} for row in rows]
 
 
 def print_table(title: str, rows: list[dict[str, str]], directory: Path) -> None:

@@ -10,6 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments import authors
+from experiments.analysis import by_groups, by_level, by_setting
 from experiments.figures import COLORS, save
 from experiments.results import Result
 
@@ -89,16 +90,18 @@ def loss_along_curves(results: Rows) -> Figure:
     for ax, (name, (label, scale)) in zip(
         figure.subplots(1, 2), panels.items(), strict=True
     ):
-        for path, color in {"line": "0.5", "curve": COLORS["grda"]}.items():
-            values = scale * np.array([result[path][name] for result in results])
-            _band(ax, results[0]["t"], values, color, path)
-        for number, (about, curve) in enumerate(theirs.items()):
-            color, text = f"C{number}", f"the authors' curve, {about}"
-            ax.plot(curve["t"], curve[name], ":", color=color, label=text)
+        for number, (setting, mine) in enumerate(by_setting(results).items()):
+            for path, style in {"line": "--", "curve": "-"}.items():
+                values = scale * np.array([result[path][name] for result in mine])
+                text = f"{path}, {setting}"
+                _band(ax, results[0]["t"], values, f"C{number}", text, style)
+            if curve := theirs.get(setting):
+                text = f"the authors' curve, {setting}"
+                ax.plot(curve["t"], curve[name], ":", color=f"C{number}", label=text)
         ax.set(xlabel="t", title=label)
         ax.set_xticks([0, 0.5, 1], ["gRDA, t = 0", "0.5", "SGD, t = 1"])
         ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -108,6 +111,9 @@ def plane(values: dict[str, Any]) -> Figure:
     ax = figure.subplots()
     losses = np.asarray(values["train_loss"], float)  # far away, they may overflow
     losses = np.ma.masked_invalid(np.maximum(losses, 1e-8))
+    if not losses.count():
+        ax.set_title("no loss on this plane is finite")
+        return figure
     # Most of a plane is a plateau: levels up to the 90th percentile show the valley.
     high = np.percentile(losses.compressed(), 90)
     levels = np.geomspace(losses.min(), max(high, 1.001 * losses.min()), 15)
@@ -142,11 +148,13 @@ def projection(rows: Rows) -> Figure:
     """The share of gRDA's displacement in the top eigenspace, over training."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     ax = figure.subplots()
+    theirs = authors.projections(rows)
     for number, (label, mine) in enumerate(by_setting(rows).items()):
         epochs, values = _over_epochs(mine, "difference_fraction")
         _band(ax, epochs, values, f"C{number}", label)
-    for number, (label, theirs) in enumerate(authors.projections(rows).items()):
-        ax.plot(*theirs, ":", color=f"C{number}", label=f"the authors', {label}")
+        if label in theirs:
+            text = f"the authors', {label}"
+            ax.plot(*theirs[label], ":", color=f"C{number}", label=text)
     ax.axhline(
         rows[0]["random_fraction"], color="0.5", linestyle=":", label="random direction"
     )
@@ -240,7 +248,7 @@ def units(rows: Rows) -> Figure:
         x = [np.mean([row["parameters"] for row in rs]) for rs in mine]
         for name, style in (("test_accuracy", "o-"), ("from_scratch", "x:")):
             # Where no unit is left, there is nothing to train from scratch.
-            values = [[row[name] or np.nan for row in rs] for rs in mine]
+            values = np.array([[row[name] for row in rs] for rs in mine], float)
             label = groups if name == "test_accuracy" else f"{groups}, from scratch"
             errors = 100 * (1 - np.mean(values, axis=1))
             ax.plot(x, errors, style, color=f"C{number}", label=label)
@@ -262,43 +270,12 @@ def units(rows: Rows) -> Figure:
     return figure
 
 
-def by_groups(rows: Rows) -> dict[tuple[str, float], Rows]:
-    """The rows of units.json by what was thresholded, and c."""
-    settings: dict[tuple[str, float], Rows] = {}
-    for row in rows:
-        settings.setdefault((row["groups"], row["c"]), []).append(row)
-    return settings
-
-
-def by_setting(rows: Rows) -> dict[str, Rows]:
-    """The rows of each method and its settings, by their label."""
-    settings: dict[str, Rows] = {}
-    for row in sorted(rows, key=lambda row: (row["mu"], row["c"])):
-        settings.setdefault(row["label"], []).append(row)
-    return settings
-
-
-def by_level(rows: Rows) -> dict[float | str, dict[str, Rows]]:
-    """Rows of pruning by what sparsity was asked for, and by method.
-
-    Without methods that only some of the runs got there with: a mean over those would
-    flatter the method.
-    """
-    levels: dict[float | str, dict[str, Rows]] = {}
-    for row in rows:
-        methods = levels.setdefault(row["asked"], {})
-        methods.setdefault(row["method"], []).append(row)
-    for methods in levels.values():
-        runs = max(map(len, methods.values()))
-        for name in [name for name in methods if len(methods[name]) < runs]:
-            del methods[name]
-    return levels
-
-
-def _band(ax: Axes, x, values: np.ndarray, color: str, label: str) -> None:
+def _band(
+    ax: Axes, x, values: np.ndarray, color: str, label: str, style: str = "-"
+) -> None:
     """The mean of values, shape (pairs, points), and the range between them."""
     marker = "o" if len(x) == 1 else None
-    ax.plot(x, np.mean(values, 0), color=color, label=label, marker=marker)
+    ax.plot(x, np.mean(values, 0), style, color=color, label=label, marker=marker)
     low, high = np.min(values, 0), np.max(values, 0)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 

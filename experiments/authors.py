@@ -4,13 +4,12 @@ Where they come from: experiments/reference/README.md.
 """
 
 import csv
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.config import Config
-from experiments.presets import PRESETS
+from experiments.presets import preset_of
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -22,11 +21,9 @@ def summary(config: Config) -> dict[str, str] | None:
       The line of cifar_summary.csv: test_acc_pct_mean, sparsity_std and so on. None if
       the protocol is not that of a preset.
     """
-    # Where the images come from, the seed and the dtype may be others.
-    dataset = Path(config.dataset).stem
-    theirs = dataclasses.replace(config, dataset=dataset, seed=0, dtype="float32")
-    if theirs not in PRESETS.values():
+    if preset_of(config) is None:
         return None
+    dataset = Path(config.dataset).stem
     mu = config.mu if config.optimizer == "grda" else 0
     wanted = (dataset, config.model, config.optimizer, mu, "all_converged")
     for line in _read("cifar_summary.csv"):
@@ -64,8 +61,8 @@ def curves(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
       results: of experiments.connect.
 
     Returns:
-      t, train_loss and test_error (in percent) by setting, for the settings of the
-      results that the authors have.
+      t, train_loss and test_error (in percent) by label, of the results whose protocol
+      and setting the authors have.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for label, line in _lines("connectivity_points.csv", results):
@@ -82,11 +79,13 @@ def curve_summary(result: dict[str, Any]) -> dict[str, str] | None:
 
 
 def projections(rows: list[dict[str, Any]]) -> dict[str, tuple[list, list]]:
-    """Epochs, and the share of the displacement in the top 10 eigenspace, by setting.
+    """Epochs, and the share of the displacement in the top 10 eigenspace, by label.
 
     The share of the squared length, not what the authors' figure shows: its square
-    root over another sqrt(10).
+    root over another sqrt(10). Nothing where ours is of another number of vectors.
     """
+    if len(rows[0]["eigenvalues"]) != 10:
+        return {}
     found: dict[str, tuple[list, list]] = {}
     for label, line in _lines("projection.csv", rows):
         epochs, shares = found.setdefault(label, ([], []))
@@ -100,7 +99,7 @@ def norms(rows: list[dict[str, Any]]) -> dict[str, tuple[list, list]]:
     settings = {"vgg16": "μ = 0.51", "wrn28x10": "μ = 0.501"}
     prefix = f"{rows[0]['dataset']}_{rows[0]['model']}"
     lines = _read("l2_over_l1.csv")
-    if f"{prefix}_sgd" not in lines[0]:
+    if rows[0]["preset"] is None or f"{prefix}_sgd" not in lines[0]:
         return {}
     epochs = [int(line["epoch"]) for line in lines if line[f"{prefix}_sgd"]]
     return {
@@ -113,14 +112,17 @@ def norms(rows: list[dict[str, Any]]) -> dict[str, tuple[list, list]]:
 
 
 def _lines(name: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict]]:
-    """Setting and line, for the lines whose network and setting are among the rows'."""
-    keys = ("dataset", "model", "c", "mu")
-    wanted = {tuple(row[key] for key in keys) for row in rows}
+    """Label and line, for the lines of the rows that follow a preset's protocol."""
+    labels = {
+        (row["dataset"], row["model"], row["c"], row["mu"]): row["label"]
+        for row in rows
+        if row["preset"] is not None
+    }
     for line in _read(name):
         names = line["dataset"].lower(), line["model"].lower()
-        setting = float(line["c"]), float(line["mu"])
-        if (*names, *setting) in wanted:
-            yield "c = {:g}, μ = {:g}".format(*setting), line
+        setting = (*names, float(line["c"]), float(line["mu"]))
+        if setting in labels:
+            yield labels[setting], line
 
 
 def _read(name: str) -> list[dict[str, str]]:

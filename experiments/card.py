@@ -5,8 +5,9 @@
 For a run of gRDA (the first among the directories) and its SGD twin: the dense network,
 the sparse one, and that without the units that cannot matter (models.shrink), in JAX
 and, dense and shrunk, in ONNX Runtime on the CPU: test accuracy, sizes, multiply-adds
-and latency. Writes card.json to a directory, and the networks themselves: packed
-safetensors and ONNX files.
+and latency. (All networks are timed in turn, so that none finds the caches as it left
+them.) Writes card.json to a directory, and the networks themselves: packed safetensors
+and ONNX files.
 """
 
 import dataclasses

@@ -85,12 +85,13 @@ class Outcome:
         """Weights that are not zero, mean."""
         return float(np.mean([report.nonzero for report in self.reports]))
 
-    def layers(self) -> dict[str, float]:
-        """Mean sparsity of each leaf by its path."""
-        rows = zip(*(report.leaves for report in self.reports), strict=True)
-        return {
-            row[0].path: float(np.mean([leaf.sparsity for leaf in row])) for row in rows
-        }
+    @property
+    def layers(self) -> list[dict[str, float]]:
+        """Sparsity of each leaf by its path, a dict a seed."""
+        return [
+            {leaf.path: leaf.sparsity for leaf in report.leaves}
+            for report in self.reports
+        ]
 
     def to_dict(self) -> dict:
         """For summary.json: a value a seed where there is one."""
@@ -100,7 +101,7 @@ class Outcome:
             "sparsity": self.sparsity.tolist(),
             "nonzero_mean": self.nonzero,
             "total": self.reports[0].total,
-            "sparsity_by_layer_mean": self.layers(),
+            "sparsity_by_layer": self.layers,
             "seconds_all_seeds": self.seconds,
         }
 
@@ -190,7 +191,10 @@ def tables(outcomes: dict[str, Outcome]) -> list[Table]:
     for header in ("leaf", "size", *(LABELS[name] for name in outcomes)):
         layers.add_column(header, justify="left" if header == "leaf" else "right")
     for leaf in outcomes["sgd"].reports[0].leaves:
-        cells = (f"{outcome.layers()[leaf.path]:.1%}" for outcome in outcomes.values())
+        cells = (
+            f"{np.mean([layer[leaf.path] for layer in outcome.layers]):.1%}"
+            for outcome in outcomes.values()
+        )
         layers.add_row(leaf.path, f"{leaf.size:,}", *cells)
     return [results, layers]
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 Schedule = Literal["constant", "garipov", "step-141", "step-30"]
+Groups = Literal["none", "units", "units-and-weights"]
 
+# In what two runs from the same initial weights may differ and still be compared.
+METHOD = {"optimizer", "c", "mu", "sparsity", "groups"}
 LABELS = {
     "sgd": "SGD",
     "momentum": "momentum SGD",
@@ -43,7 +46,7 @@ class Config:
     sparsity: float = 0.9
     """target-sparsity: the fraction of weights to make zero, asked for from half of
     the training on and rising to it before."""
-    groups: Literal["none", "units", "units-and-weights"] = "none"
+    groups: Groups = "none"
     """gRDA and target-sparsity: what becomes zero. none: single weights. units: hidden
     units, as wholes. units-and-weights: units, and single weights of those left."""
     epochs: int = 60
@@ -135,6 +138,12 @@ def differences(saved: dict[str, Any], wanted: Config) -> list[str]:
         for name in fields | saved
         if saved.get(name) != fields.get(name)
     ]
+
+
+def are_twins(sgd: Config, other: Config) -> bool:
+    """Whether the first is of SGD, and differs from the other in the method alone."""
+    fields = {line.split(":")[0] for line in differences(vars(sgd), other)}
+    return sgd.optimizer == "sgd" and fields <= METHOD
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:

@@ -11,6 +11,7 @@ Writes connect.json and figures/ to a directory.
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,11 +21,11 @@ import optax
 import tyro
 
 from experiments import analysis_figures, authors, logger
-from experiments.analysis import analyse, print_table
+from experiments.analysis import analyse, filled, print_table
 from experiments.augmentation import augment
 from experiments.config import Config
 from experiments.optimizer import make_optimizer
-from experiments.runs import Pair, Task, find_pairs
+from experiments.runs import Pair, Task, displacement, find_pairs
 from experiments.sources import loops_are_slow
 from experiments.training import Trainer
 from optax_grda.landscape import (
@@ -67,6 +68,10 @@ class Options:
                 raise ValueError(
                     f"{name} must be >= {least}, got {getattr(self, name)}"
                 )
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate must be > 0 and finite, got {self.learning_rate}"
+            )
         if self.grid == 1:
             raise ValueError("grid must be 0 or at least 2, got 1")
 
@@ -74,11 +79,13 @@ class Options:
 def connect(pair: Pair, options: Options) -> dict[str, Any]:
     """Loss and error between the two solutions of a pair; t = 0 is gRDA's."""
     task = pair.grda.task
-    sgd, grda = (state.params for state in pair.states(pair.epochs[-1]))
+    epoch = pair.epochs[-1]
+    sgd, grda = (state.params for state in pair.states(epoch))
+    displacement(pair, sgd, grda)  # raises if there is none
     line = Bezier.straight(grda, sgd)
     curve = bend_curve(task, line, pair.grda.config, options)
     ts = jnp.linspace(0, 1, options.points)
-    result = {**pair.describe(), "t": ts}
+    result = {**pair.describe(), "epoch": epoch, "t": ts}
     for name, path in {"line": line, "curve": curve}.items():
         metrics = along(task.trainer, path, ts, task.train, task.test)
         result[name] = metrics | {
@@ -195,12 +202,14 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, str]]:
                 "line, length": f"{line['length']:.2f}",
             }
         )
-        if theirs := authors.curve_summary(result):
-            rows[-1] |= {
-                "authors' curve, max": f"{float(theirs['train_loss_max']):.4f}",
-                "authors' line, max": f"{float(theirs['line_train_loss_max']):.4f}",
-            }
-    return rows
+        theirs = authors.curve_summary(result) or {}
+        for path, name in (
+            ("curve", "train_loss_max"),
+            ("line", "line_train_loss_max"),
+        ):
+            if value := theirs.get(name):  # of one setting they have a plane alone
+                rows[-1][f"authors' {path}, max"] = f"{float(value):.4f}"
+    return filled(rows)
 
 
 def main(options: Options) -> Path:

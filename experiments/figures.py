@@ -19,15 +19,12 @@ def draw_comparison(directory: Path) -> list[Path]:
 
     Reads metrics.jsonl, summary.json and weights.npz.
     """
-    summary = json.loads((directory / "summary.json").read_text())
+    results = read_results([directory])
+    (grda,) = (result for result in results if result.config.is_sparse)
     with np.load(directory / "weights.npz") as weights:
         figures = {
-            "training_curves": training_curves(
-                {result.label: result.metrics for result in read_results([directory])}
-            ),
-            "sparsity_by_layer": sparsity_by_layer(
-                summary["grda"]["sparsity_by_layer_mean"]
-            ),
+            "training_curves": training_curves({r.label: r.metrics for r in results}),
+            "sparsity_by_layer": sparsity_by_layer(grda.layers()),
             "first_layer": first_layer(dict(weights)),
         }
     return [save(figure, directory, name) for name, figure in figures.items()]

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from jax.errors import JaxRuntimeError
 from tqdm import tqdm
 
 
@@ -133,7 +132,7 @@ def friendly_errors() -> Iterator[None]:
     """Ends the program in a sentence where input or a device failed, or Ctrl-C came."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, JaxRuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("\nstopped; what was written so far is readable", file=sys.stderr)

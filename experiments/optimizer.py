@@ -1,5 +1,6 @@
 """The optimizer and the learning-rate schedule of a configuration."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,13 +48,16 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
 def make_proximal(config: Config) -> Callable[[PyTree, jax.Array], PyTree] | None:
     """What makes weights of accumulator and threshold; None: entry by entry."""
-    if config.groups == "none":
-        return None
-    model = nnx.eval_shape(
-        lambda: models.create(config.model, num_classes=1, rngs=nnx.Rngs(0))
+    return None if config.groups == "none" else _proximal(config.model, config.groups)
+
+
+@functools.cache  # one function a network, so that what takes it compiles once
+def _proximal(model: str, groups: str) -> Callable[[PyTree, jax.Array], PyTree]:
+    network = nnx.eval_shape(
+        lambda: models.create(model, num_classes=1, rngs=nnx.Rngs(0))
     )
-    share = 0.5 if config.groups == "units-and-weights" else 0.0
-    return group_proximal(hidden_units(model), elementwise=share)
+    share = 0.5 if groups == "units-and-weights" else 0.0
+    return group_proximal(hidden_units(network), elementwise=share)
 
 
 def make_optimizer(

@@ -92,6 +92,7 @@ The README has what `make demo` measured.
 """
 
 import dataclasses
+from pathlib import Path
 
 from experiments.config import Config
 
@@ -200,3 +201,13 @@ PRESETS: dict[str, Config] = {
     "digits-mlp": Config(),
     "digits-mlp-sgd": Config(optimizer="sgd"),
 }
+
+
+def preset_of(config: Config) -> str | None:
+    """The name of the preset whose protocol a configuration follows, if it does.
+
+    Where the images come from, the seed and the dtype may be others.
+    """
+    dataset = Path(config.dataset).stem
+    plain = dataclasses.replace(config, dataset=dataset, seed=0, dtype="float32")
+    return next((name for name, preset in PRESETS.items() if preset == plain), None)

@@ -6,8 +6,9 @@ For every run of gRDA and its SGD twin: SGD's solution is pruned in one shot, wi
 retraining, to several sparsities, among them gRDA's own: by the definition (scores of
 P_eps sign(w), for several cutoffs eps), by magnitude, and by Optimal Brain Damage.
 After every epoch of which both have a checkpoint, gRDA's displacement is compared with
-that of the definition at the strength that the theory names, the threshold. Writes
-prune.json and figures/ to a directory.
+that of the definition at the strength that the theory names, the threshold. (The theory
+is that of gRDA: of runs that were steered to a sparsity, or in which whole units were
+thresholded, it says nothing.) Writes prune.json and figures/ to a directory.
 """
 
 import dataclasses
@@ -24,11 +25,18 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 from experiments import analysis_figures, logger
-from experiments.analysis import analyse, print_table
-from experiments.analysis_figures import by_level
+from experiments.analysis import analyse, by_level, print_table
 from experiments.connect import metrics_at
 from experiments.curvature import gauss_newton, gauss_newton_diagonal
-from experiments.runs import Pair, Run, by_sgd_epoch, find_pairs
+from experiments.runs import (
+    Pair,
+    Run,
+    Task,
+    by_sgd_epoch,
+    displacement,
+    find_pairs,
+    last_common_epoch,
+)
 from experiments.training import TrainState
 from optax_grda import sparsity
 from optax_grda.curvature import (
@@ -71,50 +79,54 @@ class Options:
 
 
 def analyse_epoch(
-    sgd: Run, epoch: int, pairs: list[Pair], options: Options
+    sgd: Run, epoch: int, pairs: list[Pair], options: Options, last: int
 ) -> dict[str, list[Row]]:
-    """Agreement of the pairs of one run of SGD after an epoch; pruning, if their last.
+    """Agreement of the pairs of one run of SGD after an epoch; pruning, if the last.
 
     Returns:
       Rows by "agreement" and "pruning".
     """
     state = sgd.state(epoch)
     matrix = gauss_newton(sgd.task, state)
-    last = [pair for pair in pairs if epoch == pair.epochs[-1]]
     middle = sorted(options.cutoffs)[len(options.cutoffs) // 2]
     scores = {
         cutoff: scores_at(state.params, matrix, cutoff, options.products)
-        for cutoff in (options.cutoffs if last else (middle,))
+        for cutoff in (options.cutoffs if epoch == last else (middle,))
     }
-    agreements = [
-        {**pair.describe(), "epoch": epoch, "cutoff": middle, **row}
-        for pair in pairs
-        for row in agree(state.params, pair.grda.state(epoch), scores[middle].scores)
-    ]
-    return {
-        "pruning": list(prune(sgd, state, last, scores, options)) if last else [],
-        "agreement": agreements,
-    }
+    found: dict[str, list[Row]] = {"agreement": [], "pruning": []}
+    grdas = [pair.grda.state(epoch) for pair in pairs]
+    for pair, grda in zip(pairs, grdas, strict=True):
+        displacement(pair, state.params, grda.params)  # raises if there is none
+        about = {**pair.describe(), "epoch": epoch, "cutoff": middle}
+        rows = agree(state.params, grda, scores[middle].scores)
+        found["agreement"] += [about | row for row in rows]
+    if epoch == last:
+        labelled = {
+            pair.grda.config.label: grda.params
+            for pair, grda in zip(pairs, grdas, strict=True)
+        }
+        about = {**sgd.describe(), "epoch": epoch}
+        rows = prune(sgd.task, state, labelled, scores, options)
+        found["pruning"] += [about | row for row in rows]
+    return found
 
 
 def prune(
-    sgd: Run,
+    task: Task,
     state: TrainState,
-    pairs: list[Pair],
+    grdas: dict[str, PyTree],
     scores: dict[float, DirectionalScores],
     options: Options,
 ) -> Iterator[Row]:
     """Rows of method, sparsity, training loss and test accuracy.
 
-    "asked" is the sparsity, or the setting of gRDA whose sparsity was asked for.
+    "asked" is the sparsity, or the label of that gRDA whose sparsity was asked for.
     """
-    task, params = sgd.task, state.params
-    evaluate = jax.jit(metrics_at, static_argnums=0)
+    params, evaluate = state.params, jax.jit(metrics_at, static_argnums=0)
 
     def row(method: str, pruned: PyTree, asked: float | str, **more) -> Row:
         metrics = evaluate(task.trainer, pruned, task.train, task.test)
         return {
-            **sgd.describe(),
             "method": method,
             "asked": asked,
             "sparsity": sparsity(pruned),
@@ -125,9 +137,9 @@ def prune(
 
     yield row("SGD", params, "none")
     wanted: dict[float | str, float] = {s: s for s in options.sparsities}
-    for pair in pairs:
-        grda = row("gRDA", pair.grda.state().params, pair.grda.config.label)
-        wanted[grda["asked"]] = float(grda["sparsity"])
+    for label, weights in grdas.items():
+        grda = row("gRDA", weights, label)
+        wanted[label] = float(grda["sparsity"])
         yield grda
     saliencies = {
         "magnitude": jax.tree.map(jnp.abs, params),
@@ -216,11 +228,12 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
 
 def main(options: Options) -> Path:
     """Prunes and compares all pairs, and returns the directory of the results."""
-    work = by_sgd_epoch(find_pairs(options.runs, options.data_dir))
+    pairs = find_pairs(options.runs, options.data_dir)
+    work, last = by_sgd_epoch(pairs), last_common_epoch(pairs)
     directory, found = analyse(
         "prune",
         options,
-        (analyse_epoch(*part, options) for part in work),
+        (analyse_epoch(*part, options, last) for part in work),
         len(work),
         analysis_figures.draw_prune,
     )

@@ -2,10 +2,10 @@
 
     python -m experiments.report DIRECTORY [DIRECTORY ...] [--output report.html]
 
-Takes the directories of experiments.train, compare, connect, project, prune, card and
-units, in any mixture, and shows what they hold: a sentence, a table beside the authors'
-figures, pictures, configuration and hardware. The file needs no network and nothing
-beside it.
+Takes the directories of experiments.train or compare, and any of connect, project,
+prune, card and units for the same network, and shows what they hold: a sentence, a
+table beside the authors' figures, pictures, configuration and hardware. The file needs
+no network and nothing beside it.
 """
 
 import base64
@@ -31,7 +31,7 @@ from experiments import (
     prune,
     units,
 )
-from experiments.analysis import read_analyses
+from experiments.analysis import by_setting, filled, read_analyses
 from experiments.results import Result, headline, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -71,7 +71,8 @@ def write_report(directories: tuple[Path, ...], output: Path) -> Path:
     """Writes the report; returns its path.
 
     Raises:
-      ValueError: if the directories hold no finished run, or runs of several networks.
+      ValueError: if the directories hold no finished run, or runs of several networks;
+        if several analyses of one kind are of the same runs, or have other options.
       FileNotFoundError: if one does not exist.
     """
     for directory in directories:
@@ -83,14 +84,21 @@ def write_report(directories: tuple[Path, ...], output: Path) -> Path:
             "directories must hold a finished run, with summary.json: got "
             f"{[str(directory) for directory in directories]}"
         )
-    tasks = {(result.config.model, result.config.dataset) for result in results}
+    read = {name: read_analyses(directories, name) for name in ANALYSES}
+    analyses = {name: found for name, found in read.items() if found}
+    tasks = {(r.config.model, Path(r.config.dataset).stem) for r in results} | {
+        (row["model"], row["dataset"])
+        for found in analyses.values()
+        for rows in found.values()
+        if isinstance(rows, list)
+        for row in rows
+        if "model" in row
+    }
     if len(tasks) > 1:
         raise ValueError(
             "directories must hold runs of one network on one data set, got "
             f"{sorted(tasks)}"
         )
-    read = {name: read_analyses(directories, name) for name in ANALYSES}
-    analyses = {name: found for name, found in read.items() if found}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text()).render(
         headline=headline(results),
@@ -153,7 +161,7 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of each setting's last epoch."""
     return {
         label: [row for row in mine if row["epoch"] == max(r["epoch"] for r in mine)]
-        for label, mine in analysis_figures.by_setting(rows).items()
+        for label, mine in by_setting(rows).items()
     }
 
 
@@ -178,7 +186,7 @@ def environments(
     """Hardware and versions by what was done there, each set once."""
     places: dict[str, tuple[list[str], dict[str, Any]]] = {}
     measured = [("runs", result.environment) for result in results]
-    measured += [(name, analysis["environment"]) for name, analysis in analyses.items()]
+    measured += [(n, e) for n, found in analyses.items() for e in found["environments"]]
     for name, environment in measured:
         names, _ = places.setdefault(repr(environment), ([], environment))
         names.append(name)
@@ -216,7 +224,7 @@ def table(results: list[Result]) -> Table:
                     f"{difference / deviation:+.1f} σ" if deviation else ""
                 )
         rows.append(row)
-    return _filled(rows)
+    return filled(rows)
 
 
 def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[Picture]:
@@ -236,21 +244,19 @@ def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[P
         pictures.append(
             Picture(
                 f"Zeros by layer: {sparsest.label}",
-                figures.sparsity_by_layer(sparsest.sparsity_by_layer),
+                figures.sparsity_by_layer(sparsest.layers()),
                 "The fraction of each array that is exactly zero. No layer was given a "
                 "sparsity: one threshold serves all. A bar at 100 % would mean that "
                 "nothing passes a kernel.",
             )
         )
-    if len(sparse) > 1 or authors.tradeoff(results[0].config):
-        pictures.append(
-            Picture(
-                "Sparsity against accuracy",
-                analysis_figures.tradeoff(results),
-                "The further to the upper right, the better. Small marks: figures of "
-                "the authors and, for ResNet-50, of Gale et al.",
-            )
-        )
+    others = authors.tradeoff(results[0].config)
+    if len(sparse) > 1 or others:
+        caption = "The further to the upper right, the better."
+        if others:
+            caption += " Small marks: what others measured."
+        figure = analysis_figures.tradeoff(results)
+        pictures.append(Picture("Sparsity against accuracy", figure, caption))
     for directory in directories:
         if (directory / "weights.npz").exists():
             with np.load(directory / "weights.npz") as weights:
@@ -346,12 +352,6 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
 def _spread(values: np.ndarray) -> str:
     text = f"{values.mean():.2f}"
     return text if len(values) == 1 else f"{text} ± {values.std():.2f}"
-
-
-def _filled(rows: Table) -> Table:
-    """The rows with all headers of any of them, in the order they come."""
-    headers = dict.fromkeys(header for row in rows for header in row)
-    return [{header: row.get(header, "") for header in headers} for row in rows]
 
 
 def _pairs(number: int) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import LABELS, Config
+from experiments.config import LABELS, METHOD, Config, are_twins
 from experiments.logger import read_metrics
+
+UNSAID = {*METHOD, "seed"}  # what a label has already, or does not need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +23,18 @@ class Result:
     test_accuracy: list[float]  # a fraction a seed, as all that follow
     sparsity: list[float]
     train_loss: list[float]
+    sparsity_by_layer: list[dict[str, float]]  # a dict a seed, by path
     parameters: int
-    sparsity_by_layer: dict[str, float]  # mean over the seeds
     metrics: list[dict[str, Any]]  # rows of metrics.jsonl, with optimizer and seed
     environment: dict[str, Any]
+    label: str = ""  # the method and its settings
 
-    @property
-    def label(self) -> str:
-        """The method and its settings."""
-        return self.config.label
+    def layers(self) -> dict[str, float]:
+        """Mean sparsity of each array over the seeds, by path."""
+        return {
+            path: float(np.mean([layers[path] for layers in self.sparsity_by_layer]))
+            for path in self.sparsity_by_layer[0]
+        }
 
 
 def read_results(directories: Sequence[Path]) -> list[Result]:
@@ -39,17 +44,14 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
       directories: of finished runs; others, such as those of analyses, are passed over.
 
     Returns:
-      One result a configuration, by sparsity, with SGD before all gRDA.
+      One result a configuration, by sparsity, with SGD before all gRDA. Of several runs
+      with one seed, the first counts.
     """
-    results = [r for directory in directories for r in _read(directory)]
     groups: dict[Config, list[Result]] = {}
-    for result in results:
+    for result in (r for directory in directories for r in _read(directory)):
         groups.setdefault(_without_seed(result.config), []).append(result)
-    merged = map(_merge, groups.values())
-    return sorted(
-        merged,
-        key=lambda r: (r.config.is_sparse, np.mean(r.sparsity)),
-    )
+    merged = _labelled([_merge(results) for results in groups.values()])
+    return sorted(merged, key=lambda r: (r.config.is_sparse, np.mean(r.sparsity)))
 
 
 def headline(results: Sequence[Result]) -> str:
@@ -60,10 +62,12 @@ def headline(results: Sequence[Result]) -> str:
         f"{sparsest.parameters:,} weights exactly zero while it trained, at "
         f"{np.mean(sparsest.test_accuracy):.1%} test accuracy"
     )
-    sgd = [result for result in results if result.config.optimizer == "sgd"]
-    if sgd and sgd[0] is not sparsest:
-        points = 100 * (np.mean(sparsest.test_accuracy) - np.mean(sgd[0].test_accuracy))
-        text += f", {abs(points):.1f} points {'above' if points > 0 else 'below'} SGD"
+    config = _without_seed(sparsest.config)
+    twins = [r for r in results if are_twins(_without_seed(r.config), config)]
+    if twins and twins[0] is not sparsest:
+        gain = np.mean(sparsest.test_accuracy) - np.mean(twins[0].test_accuracy)
+        side = "above" if gain > 0 else "below"
+        text += f", {100 * abs(gain):.1f} points {side} SGD"
     return text + "."
 
 
@@ -91,17 +95,17 @@ def _read(directory: Path) -> list[Result]:
 def _of_train(directory: Path, summary: dict, config: Config) -> Result:
     known = {"optimizer": config.optimizer, "seed": config.seed}
     report = summary["sparsity_report"]
+    layers = {
+        leaf["path"]: 1 - leaf["nonzero"] / leaf["size"] for leaf in report["leaves"]
+    }
     return Result(
         config=config,
         seeds=[config.seed],
         test_accuracy=[summary["test_accuracy"]],
         sparsity=[summary["sparsity"]],
         train_loss=[summary["train_loss"]],
+        sparsity_by_layer=[layers],
         parameters=report["total"],
-        sparsity_by_layer={
-            leaf["path"]: 1 - leaf["nonzero"] / leaf["size"]
-            for leaf in report["leaves"]
-        },
         metrics=[row | known for row in read_metrics(directory)],
         environment=summary["environment"],
     )
@@ -116,33 +120,47 @@ def _of_compare(directory: Path, summary: dict, config: dict, name: str) -> Resu
         test_accuracy=outcome["test_accuracy"],
         sparsity=outcome["sparsity"],
         train_loss=outcome["train_loss"],
+        sparsity_by_layer=outcome["sparsity_by_layer"],
         parameters=outcome["total"],
-        sparsity_by_layer=outcome["sparsity_by_layer_mean"],
         metrics=[row for row in rows if row["optimizer"] == name],
         environment=summary["environment"],
     )
 
 
 def _merge(results: list[Result]) -> Result:
-    seen: set[int] = set()
-    for result in list(results):  # a comparison of each c trains SGD again
-        if seen.issuperset(result.seeds):
-            results.remove(result)
-        seen.update(result.seeds)
+    """All seeds of results of one configuration, each once."""
+    first: dict[int, tuple[Result, int]] = {}  # where a seed was seen first
+    for result in results:
+        for place, seed in enumerate(result.seeds):
+            first.setdefault(seed, (result, place))
 
     def join(name):
-        return [value for result in results for value in getattr(result, name)]
+        return [getattr(result, name)[place] for result, place in first.values()]
 
-    layers = results[0].sparsity_by_layer
+    per_seed = ("test_accuracy", "sparsity", "train_loss", "sparsity_by_layer")
     return dataclasses.replace(
         results[0],
-        seeds=join("seeds"),
-        test_accuracy=join("test_accuracy"),
-        sparsity=join("sparsity"),
-        train_loss=join("train_loss"),
-        metrics=join("metrics"),
-        sparsity_by_layer={
-            path: float(np.mean([r.sparsity_by_layer[path] for r in results]))
-            for path in layers
-        },
+        seeds=list(first),
+        **{name: join(name) for name in per_seed},
+        metrics=[
+            row
+            for seed, (result, _) in first.items()
+            for row in result.metrics
+            if row["seed"] == seed
+        ],
     )
+
+
+def _labelled(results: list[Result]) -> list[Result]:
+    """With labels that tell results apart: of those alike, also what differs."""
+    labelled = []
+    for result in results:
+        alike = [
+            vars(r.config) for r in results if r.config.label == result.config.label
+        ]
+        names = (f.name for f in dataclasses.fields(Config) if f.name not in UNSAID)
+        differing = [n for n in names if len({config[n] for config in alike}) > 1]
+        about = "".join(f", {n} {getattr(result.config, n)}" for n in differing)
+        label = result.config.label + about
+        labelled.append(dataclasses.replace(result, label=label))
+    return labelled

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments import config as configs
 from experiments import data
 from experiments.checkpoint import Checkpoints
-from experiments.config import Config, differences
+from experiments.config import Config, are_twins
+from experiments.presets import preset_of
 from experiments.training import Trainer, TrainState
 
 PyTree = Any
-# In what two runs from the same initial weights may differ and still be compared.
-METHOD = {"optimizer", "c", "mu", "sparsity", "groups"}
 
 
 class Task(NamedTuple):
@@ -113,6 +113,7 @@ class Pair(NamedTuple):
         config = self.grda.config
         return self.sgd.describe() | {
             "label": config.label,
+            "preset": preset_of(config),
             "c": config.c,
             "mu": config.mu,
             "grda": str(self.grda.directory),
@@ -130,7 +131,8 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
       data_dir: where TFDS keeps its data sets; by default TFDS's own choice.
 
     Raises:
-      ValueError: if there is no run, or none of SGD to compare one of gRDA with.
+      ValueError: if there is no run of gRDA, or none of SGD to compare one with; if
+        runs are of several networks or data sets, or two have one configuration.
       FileNotFoundError: if a directory or the data are not there.
     """
     runs = [Run(path, data_dir) for path in _run_directories(directories)]
@@ -138,7 +140,7 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
     for grda in runs:
         if not grda.config.is_sparse:
             continue
-        twins = [run for run in runs if _differ_in_method(run.config, grda.config)]
+        twins = [run for run in runs if are_twins(run.config, grda.config)]
         if not twins:
             raise ValueError(
                 f"directories must hold a run of SGD with the configuration of "
@@ -152,12 +154,56 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
                 f"the same epoch: got {list(pair.sgd.epochs)} and {list(grda.epochs)}"
             )
         pairs.append(pair)
+    by_config: dict[Config, Pair] = {}
+    for pair in pairs:
+        twin = by_config.setdefault(pair.grda.config, pair)
+        if twin is not pair:
+            raise ValueError(
+                "directories must not hold two runs of one configuration: "
+                f"{twin.grda.directory} and {pair.grda.directory}"
+            )
+    tasks = {(config.model, config.dataset) for config in by_config}
+    if len(tasks) > 1:
+        raise ValueError(
+            "directories must hold runs of one network on one data set, got "
+            f"{sorted(tasks)}"
+        )
     if not pairs:
         raise ValueError(
             "directories must hold a run of gRDA, got "
             f"{[str(run.directory) for run in runs]}"
         )
     return pairs
+
+
+def displacement(pair: Pair, sgd: PyTree, grda: PyTree) -> PyTree:
+    """w_gRDA - w_SGD.
+
+    Raises:
+      ValueError: if it is 0: with c = 0, gRDA is SGD.
+    """
+    delta = jax.tree.map(jnp.subtract, grda, sgd)
+    if not optax.tree.norm(delta):
+        raise ValueError(
+            f"{pair.grda.directory} must have other weights than {pair.sgd.directory}, "
+            f"to be compared with it: got the same, at {pair.grda.config.label}"
+        )
+    return delta
+
+
+def last_common_epoch(pairs: Sequence[Pair]) -> int:
+    """The last epoch after which all runs of all pairs were saved.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    common = set.intersection(*(set(pair.epochs) for pair in pairs))
+    if not common:
+        raise ValueError(
+            "runs must have a checkpoint of the same epoch, got "
+            f"{[(str(pair.grda.directory), pair.epochs) for pair in pairs]}"
+        )
+    return max(common)
 
 
 def by_sgd_epoch(pairs: Sequence[Pair]) -> list[tuple[Run, int, list[Pair]]]:
@@ -176,18 +222,13 @@ def by_sgd_epoch(pairs: Sequence[Pair]) -> list[tuple[Run, int, list[Pair]]]:
 
 
 def _run_directories(directories: Sequence[Path]) -> Iterator[Path]:
-    for directory in directories:
+    for directory in {path.resolve(): path for path in directories}.values():
         if not directory.is_dir():
             raise FileNotFoundError(f"there is no run directory {directory}")
         inner = sorted(path.parent for path in directory.glob("*/checkpoints"))
         if not inner and not (directory / "checkpoints").is_dir():
             raise ValueError(f"{directory} holds no checkpoints, nor do its folders")
         yield from inner or [directory]
-
-
-def _differ_in_method(sgd: Config, grda: Config) -> bool:
-    fields = {line.split(":")[0] for line in differences(vars(sgd), grda)}
-    return sgd.optimizer == "sgd" and fields <= METHOD
 
 
 @functools.cache

@@ -78,7 +78,7 @@ class Options:
         return dataclasses.replace(
             config,
             optimizer="target-sparsity" if self.sparsity else "grda",
-            epochs=self.epochs or config.epochs,
+            epochs=config.epochs if self.epochs is None else self.epochs,
             schedule=self.schedule or config.schedule,
         )
 
@@ -177,18 +177,13 @@ def main(options: Options) -> Path:
         name: np.reshape(values, (len(settings), seeds))
         for name, values in evaluate_runs(config, dataset, state).items()
     }
+    rows = summarize(settings, results)
+    summary = {"rows": rows, "seconds": seconds, "environment": logger.environment()}
+    logger.write_json(directory / "summary.json", summary)
     _, alone = train_runs(config, dataset, settings[:1], seeds=1)
-    runs, rows = len(settings) * seeds, summarize(settings, results)
-    logger.write_json(
-        directory / "summary.json",
-        {
-            "rows": rows,
-            "seconds": seconds,
-            "seconds_of_one_run_alone": alone,
-            "speedup": runs * alone / seconds,
-            "environment": logger.environment(),
-        },
-    )
+    runs = len(settings) * seeds
+    summary |= {"seconds_of_one_run_alone": alone, "speedup": runs * alone / seconds}
+    logger.write_json(directory / "summary.json", summary)
     figures.draw_sweep(directory)
     console = Console()
     console.print(make_table(rows, f"{options.preset}, mean of {seeds} seeds"))

@@ -21,9 +21,8 @@ from flax import nnx
 
 import models
 from experiments import analysis_figures, data, logger
-from experiments.analysis import analyse, print_table
-from experiments.analysis_figures import by_groups
-from experiments.config import Config
+from experiments.analysis import analyse, by_groups, print_table
+from experiments.config import Config, Groups
 from experiments.presets import PRESETS
 from experiments.sweep import evaluate_runs, train_runs
 from experiments.training import Trainer
@@ -31,7 +30,7 @@ from models.cost import cost
 from models.shrink import shrink
 
 Row = dict[str, Any]
-GROUPS = get_args(Config.__dataclass_fields__["groups"].type)
+GROUPS = get_args(Groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +51,17 @@ class Options:
     """Directory of the results; by default a new one under runs/."""
 
     def __post_init__(self):
-        if self.seeds < 1 or not self.c or min(self.c) < 0:
+        if self.seeds < 1 or not self.c or not all(c >= 0 for c in self.c):
             raise ValueError(
                 "seeds must be >= 1, and c must hold values >= 0: got "
                 f"{self.seeds} and {self.c}"
             )
+        self.config("none")  # raises if epochs are none
 
     def config(self, groups: str) -> Config:
         """The configuration of the runs of one kind of groups."""
         preset = PRESETS[self.preset]
-        epochs = self.epochs or preset.epochs
+        epochs = preset.epochs if self.epochs is None else self.epochs
         return dataclasses.replace(preset, groups=groups, epochs=epochs)
 
 
@@ -95,6 +95,8 @@ def measure(options: Options, groups: str, dataset: data.Dataset) -> Iterator[Ro
         *hidden, _ = widths.values()
         setting, seed = divmod(run, options.seeds)
         yield {
+            "model": config.model,
+            "dataset": Path(config.dataset).stem,
             "groups": "single weights" if groups == "none" else groups,
             "c": options.c[setting],
             "seed": seed,
@@ -139,7 +141,7 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
             for name in ("sparsity", "test_accuracy", "parameters")
         )
         widths = np.mean([row["widths"] for row in mine], axis=0)
-        scratch = np.mean([row["from_scratch"] or np.nan for row in mine])
+        scratch = [row["from_scratch"] for row in mine]
         cells.append(
             {
                 "made zero": groups,
@@ -148,7 +150,9 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
                 "test, %": f"{100 * accuracy:.1f}",
                 "units": " + ".join(f"{width:.0f}" for width in widths),
                 "parameters": f"{parameters:,.0f}",
-                "scratch, %": f"{100 * scratch:.1f}",
+                "scratch, %": (
+                    "" if None in scratch else f"{100 * np.mean(scratch):.1f}"
+                ),
             }
         )
     return cells
@@ -157,12 +161,14 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
 def main(options: Options) -> Path:
     """Trains and measures, and returns the directory of the results."""
     dataset = data.load(options.config("none").dataset, options.data_dir)
+    parts = (
+        {"rows": [row]}
+        for groups in GROUPS
+        for row in measure(options, groups, dataset)
+    )
+    runs = len(GROUPS) * len(options.c) * options.seeds
     directory, found = analyse(
-        "units",
-        options,
-        ({"rows": list(measure(options, groups, dataset))} for groups in GROUPS),
-        len(GROUPS),
-        analysis_figures.draw_units,
+        "units", options, parts, runs, analysis_figures.draw_units
     )
     print_table("Units that cannot matter are cut out", table(found["rows"]), directory)
     return directory

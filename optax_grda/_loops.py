@@ -18,7 +18,7 @@ def scan(
     On a CPU, gradients of convolutions are some 20 times slower inside a loop, also in
     one of a single round.
     """
-    if len(jax.tree.leaves(stack)[0]) > 1:
+    if len(jax.tree.leaves(stack)[0]) != 1:
         return jax.lax.scan(step, carry, stack)
     carry, result = step(carry, jax.tree.map(lambda x: x[0], stack))
     return carry, jax.tree.map(lambda x: x[None], result)

@@ -20,6 +20,7 @@ from experiments import (
     project,
     prune,
     report,
+    results,
     runs,
 )
 from experiments.analysis import read_analyses
@@ -163,6 +164,27 @@ def test_runs_that_differ_in_what_is_thresholded_are_still_twins(
     assert pair.describe()["label"] == "target 80 %, units"
 
 
+def test_runs_that_cannot_be_compared_are_refused(convolutional, digits, tmp_path):
+    again = shutil.copytree(convolutional[1], tmp_path / "again")
+    with pytest.raises(ValueError, match="not hold two runs of one configuration"):
+        find_pairs([*convolutional, again])
+    with pytest.raises(ValueError, match="one network on one data set"):
+        find_pairs([*convolutional, digits])
+    (pair,) = find_pairs([*convolutional, *convolutional])  # each counts once
+    params = pair.sgd.state().params
+    with pytest.raises(ValueError, match="must have other weights than"):
+        runs.displacement(pair, params, params)
+
+
+def test_pruning_takes_the_last_epoch_that_all_runs_have(convolutional):
+    class Saved:
+        def __init__(self, *epochs):
+            self.epochs = dict.fromkeys(epochs)
+
+    pairs = [runs.Pair(Saved(1, 2, 3), Saved(*epochs)) for epochs in ((1, 2), (2, 3))]
+    assert runs.last_common_epoch(pairs) == 2
+
+
 def test_runs_of_grda_share_what_is_known_of_their_run_of_sgd(convolutional):
     sgd, grda = (runs.Run(directory) for directory in convolutional)
     first, second = runs.Pair(sgd, grda), runs.Pair(sgd, grda)
@@ -241,6 +263,12 @@ def test_a_plane_with_losses_that_overflow_can_be_drawn():
     bar = analysis_figures.plane(values).axes[1]
     labels = [label.get_text() for label in bar.get_xticklabels()]
     assert (labels[0], labels[-1]) == ("0.1", "0.19")
+
+
+def test_a_plane_without_a_finite_loss_says_so():
+    values = {"x": [0, 1], "y": [0, 1], "train_loss": [[float("nan")] * 2] * 2}
+    figure = analysis_figures.plane(values | {"corners": [[0, 0], [1, 0], [0, 1]]})
+    assert figure.axes[0].get_title() == "no loss on this plane is finite"
 
 
 # Project
@@ -355,6 +383,18 @@ def test_a_card_measures_the_networks_whose_files_it_writes(analyses, convolutio
     assert sparsity_report(weights).nonzero == grda["nonzeros"]
 
 
+def test_a_verdict_divides_what_was_before_by_what_is_after():
+    names = ("parameters", "file_bytes", "multiply_adds", "seconds_1", "seconds_32")
+    dense = dict.fromkeys(names, 12.0) | {"network": "SGD", "test_accuracy": 0.9}
+    sparse = dense | {"network": "gRDA", "nonzeros": 3, "packed_bytes": 5.0}
+    shrunk = sparse | {"parameters": 6.0, "multiply_adds": 0, "seconds_32": 4.0}
+    sentence = card.verdict([dense, sparse, shrunk | {"network": "gRDA, shrunk"}])
+    assert "75.0% of the weights are zero" in sentence
+    assert "packed file is smaller by a factor of 2.4." in sentence
+    assert "fewer by a factor of 2.0, multiply-adds by inf," in sentence
+    assert sentence.endswith("is lower by 1.0 and 3.0.")
+
+
 def test_a_card_does_without_onnx(convolutional, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("experiments.card.has_onnx", lambda: False)
     card.main(card.Options(tuple(convolutional), rounds=1, output=tmp_path / "card"))
@@ -417,37 +457,97 @@ def test_analyses_of_one_kind_are_shown_together(analyses, tmp_path):
     kept = json.loads((analyses[name] / f"{name}.json").read_text())
     directories = [analyses[name], tmp_path / "again"]
     directories[1].mkdir()
-    path = directories[1] / f"{name}.json"
-    path.write_text(json.dumps(kept))
-    assert len(read_analyses(directories, name)["rows"]) == 2 * len(kept["rows"])
-    path.write_text(json.dumps(kept | {"options": {"k": 3}}))
+
+    def write(**changes):
+        (directories[1] / f"{name}.json").write_text(json.dumps(kept | changes))
+
+    others = [row | {"seed": 1, "sgd": "sgd-1"} for row in kept["rows"]]
+    write(rows=others, environment={"cpus": 1})
+    found = read_analyses(directories, name)
+    assert found["rows"] == kept["rows"] + others
+    assert found["environments"] == [kept["environment"], {"cpus": 1}]
+    write()
+    with pytest.raises(ValueError, match="of different runs"):
+        read_analyses(directories, name)
+    write(options={"k": 3})
     with pytest.raises(ValueError, match="with the same options"):
         read_analyses(directories, name)
     assert read_analyses(directories, "connect") is None
 
 
+def test_a_report_is_about_one_network(convolutional, on_digits, tmp_path):
+    directories = (*convolutional, on_digits["project"])
+    with pytest.raises(ValueError, match="one network on one data set, got"):
+        report.write_report(directories, tmp_path / "report.html")
+
+
+def test_findings_are_means_over_the_last_epoch(on_digits):
+    read = {name: read_analyses([path], name) for name, path in on_digits.items()}
+    valley, shares, cosines = report.findings(read)
+    height = read["connect"]["pairs"][0]["curve"]["barrier_height"]
+    assert f"at most {height:.4f} along the trained curve" in valley
+    row = read["project"]["rows"][-1]
+    times = row["difference_fraction"] / row["random_fraction"]
+    assert f"is {times:.2g} (gRDA, c = 0.05, μ = 0.6) times that of a random" in shares
+    last = [row["cosine"] for row in read["prune"]["agreement"] if row["epoch"] == 60]
+    assert ", ".join(f"{cosine:.3f}" for cosine in last) in cosines
+
+
 def test_analyses_of_the_papers_networks_stand_beside_the_authors(analyses):
     about = {"model": "wrn28x10", "dataset": "cifar100", "c": 0.001, "mu": 0.55}
+    about |= {"preset": "cifar100-wrn28x10-mu0.55"}
     (pair,) = found(analyses, "connect", "pairs")
-    (row,) = connect.table([pair | about])
-    assert (row["authors' curve, max"], row["authors' line, max"]) == (
-        "0.0005",
-        "0.1612",
-    )
-    assert "authors' curve, max" not in connect.table([pair])[0]
+    rows = connect.table([pair | about, pair])
+    theirs = ("authors' curve, max", "authors' line, max")
+    assert [rows[0][name] for name in theirs] == ["0.0005", "0.1612"]
+    assert [rows[1][name] for name in theirs] == ["", ""]
+    other = about | {"preset": None}  # of another protocol, or of whole units
+    assert not rows[0].keys() <= connect.table([pair | other])[0].keys()
+    plane_alone = about | {"model": "vgg16", "dataset": "cifar10", "mu": 0.501}
+    (row,) = connect.table([pair | plane_alone | {"c": 0.0005}])
+    assert row["authors' line, max"] == "4.8888"
+    assert theirs[0] not in row
     curve = analysis_figures.loss_along_curves([pair | about])
     assert len(curve.axes[0].lines) == 3  # line, curve and theirs
-    rows = [row | about for row in found(analyses, "project")]
-    shares = analysis_figures.projection([row | {"dataset": "cifar10"} for row in rows])
-    _, theirs, _ = shares.axes[0].lines
-    assert theirs.get_ydata()[-1] == pytest.approx(1.5e-6, rel=1)
+
+    rows = [row | about | {"dataset": "cifar10"} for row in found(analyses, "project")]
+    assert len(analysis_figures.projection(rows).axes[0].lines) == 2  # of 2 vectors
+    ten = [row | {"eigenvalues": list(range(10))} for row in rows]
+    _, shares, _ = analysis_figures.projection(ten).axes[0].lines
+    assert shares.get_ydata()[-1] == 1.04974e-06
+    rows = [row | about for row in rows]
     norms = analysis_figures.norms(rows).axes[0].lines
     # SGD and gRDA, ours and theirs; and the least there can be.
     assert [len(line.get_xdata()) for line in norms] == [2, 2, 201, 201, 2]
 
 
+def test_a_seed_counts_once_among_results(digits, convolutional):
+    sgd, grda = results.read_results([digits])
+    layers = [{"kernel": sparsity} for sparsity in (0.1, 0.2, 0.3)]
+    three = dataclasses.replace(
+        grda,
+        seeds=[0, 1, 2],
+        test_accuracy=[0.7, 0.8, 0.9],
+        sparsity=[0.1, 0.2, 0.3],
+        train_loss=[1.0, 2.0, 3.0],
+        sparsity_by_layer=layers,
+    )
+    one = dataclasses.replace(three, seeds=[1, 5, 2])
+    merged = results._merge([three, one])
+    assert merged.seeds == [0, 1, 2, 5]
+    assert merged.test_accuracy == [0.7, 0.8, 0.9, 0.8]
+    assert merged.layers() == pytest.approx({"kernel": 0.2})
+    assert {row["seed"] for row in merged.metrics} == {0}
+    other = dataclasses.replace(sgd.config, batch_size=64)
+    sgds = [sgd, dataclasses.replace(sgd, config=other)]
+    labels = [result.label for result in results._labelled(sgds)]
+    assert labels == ["SGD, batch_size 32", "SGD, batch_size 64"]
+    assert "points" not in results.headline([sgds[1], grda])  # no twin
+    assert "points below SGD" in results.headline([sgds[1], sgd, grda])
+
+
 def test_results_of_the_paper_stand_beside_the_authors(convolutional, monkeypatch):
-    (result,) = report.read_results(convolutional[1:])
+    (result,) = results.read_results(convolutional[1:])
     config = dataclasses.replace(
         PRESETS["cifar10-vgg16-mu0.6"], dataset="data/cifar10.npz", seed=3
     )
@@ -488,17 +588,15 @@ def test_a_browser_draws_the_report_without_complaints(convolutional, tmp_path):
 
 
 def test_several_settings_have_a_curve_and_a_row_each(digits, tmp_path):
-    (sgd, grda) = report.read_results([digits])
-    results = [
-        sgd,
-        *(
-            dataclasses.replace(grda, config=dataclasses.replace(grda.config, mu=mu))
-            for mu in (0.6, 0.7)
-        ),
+    (sgd, grda) = results.read_results([digits])
+    settings = [
+        dataclasses.replace(grda, config=dataclasses.replace(grda.config, mu=mu))
+        for mu in (0.6, 0.7)
     ]
+    several = results._labelled([sgd, *settings])
     labels = ["SGD", "gRDA, c = 0.05, μ = 0.6", "gRDA, c = 0.05, μ = 0.7"]
-    assert [row["method"] for row in report.table(results)] == labels
-    curves, _, tradeoff = report.run_pictures(results, ())
+    assert [row["method"] for row in report.table(several)] == labels
+    curves, _, tradeoff = report.run_pictures(several, ())
     axes = curves.figure.axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == labels
     assert len({line.get_color() for line in axes.lines}) == 3
