@@ -226,6 +226,19 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
     ]
 
 
+def residuals(rows: list[Row]) -> str:
+    """How far conjugate gradients came with the scores of each cutoff."""
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        if "residual" in row:
+            found.setdefault(row["cutoff"], []).append(row["residual"])
+    largest = (f"{max(found[c]):.1g} at ε = {c:g}" for c in sorted(found, reverse=True))
+    return (
+        f"Largest relative residual of the scores: {', '.join(largest)}; where it is "
+        "not small, more products would change them."
+    )
+
+
 def main(options: Options) -> Path:
     """Prunes and compares all pairs, and returns the directory of the results."""
     pairs = find_pairs(options.runs, options.data_dir)
@@ -239,6 +252,7 @@ def main(options: Options) -> Path:
     )
     title = "Training loss (test accuracy, %); ε: the definition at that cutoff"
     print_table(title, table(found["pruning"]), directory)
+    print(residuals(found["pruning"]))
     return directory
 
 

@@ -322,7 +322,7 @@ def analysis_pictures(analyses: dict[str, Any]) -> list[Picture]:
                 "No retraining. Methods that know the curvature should lose less than "
                 "magnitude pruning; gRDA, which trains while it prunes, least of all. "
                 "Below: training loss, and test accuracy in percent; ε: the definition "
-                "at that cutoff.",
+                f"at that cutoff. {prune.residuals(found['pruning'])}",
                 prune.table(found["pruning"]),
             ),
             Picture(

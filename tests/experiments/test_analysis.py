@@ -349,6 +349,13 @@ def test_a_table_of_pruning_leaves_out_means_over_some_of_the_runs():
     ]
 
 
+def test_the_largest_residual_of_each_cutoff_is_told():
+    pairs = ((1e-4, 0.2), (1e-4, 0.3), (1e-3, 0.001))
+    rows = [{"cutoff": cutoff, "residual": residual} for cutoff, residual in pairs]
+    sentence = prune.residuals([{"method": "SGD"}, *rows])
+    assert ": 0.001 at ε = 0.001, 0.3 at ε = 0.0001;" in sentence
+
+
 def test_agreement_is_measured_at_the_threshold_beside_controls(digits, on_digits):
     rows = found(on_digits, "prune", "agreement")
     (pair,) = find_pairs([digits])
