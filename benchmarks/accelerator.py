@@ -12,7 +12,7 @@ An .npz file (experiments.data.load says of which arrays) needs neither TensorFl
 Datasets nor Grain. Where there are both, this makes one of CIFAR-10::
 
     import numpy
-    from experiments import data
+    from experiments.training import data
     arrays = vars(data.load("cifar10"))
     numpy.savez("cifar10.npz", **{name: arrays[name] for name in arrays if "_" in name})
 """
@@ -30,9 +30,11 @@ import numpy as np
 
 from benchmarks import optimizer_step, train_step
 from benchmarks.measure import markdown, write_result
-from experiments import authors, logger, train
-from experiments.config import Config
-from experiments.presets import PRESETS
+from experiments import train
+from experiments.analyses import _authors as authors
+from experiments.training import logger
+from experiments.training.config import Config
+from experiments.training.presets import PRESETS
 
 RUNS = (
     *("cifar10-vgg16-sgd", "cifar10-vgg16-mu0.6", "cifar10-vgg16-mu0.7"),

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import markdown, peak_bytes, ratio, write_result
-from experiments.config import Config
-from experiments.curvature import gauss_newton, hessian
-from experiments.logger import run_command
-from experiments.runs import Task
-from experiments.timing import interleaved
-from experiments.training import Trainer, TrainState
+from experiments.analyses._curvature import gauss_newton, hessian
+from experiments.analyses.timing import interleaved
+from experiments.training.config import Config
+from experiments.training.logger import run_command
+from experiments.training.runs import Task
+from experiments.training.trainer import Trainer, TrainState
 from optax_grda.curvature import Hessian, top_eigenpairs
 
 SHAPES = {"digits-mlp": (8, 8, 1), "mnist-mlp": (28, 28, 1)}

@@ -25,13 +25,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 from benchmarks.measure import markdown, ratio, write_result
-from experiments import data
-from experiments.devices import data_mesh, replicated
-from experiments.logger import run_command
-from experiments.presets import PRESETS
-from experiments.sources import MemorySource, loops_are_slow
-from experiments.timing import interleaved
-from experiments.training import TrainState
+from experiments.analyses.timing import interleaved
+from experiments.training import data
+from experiments.training.devices import data_mesh, replicated
+from experiments.training.logger import run_command
+from experiments.training.presets import PRESETS
+from experiments.training.sources import MemorySource, loops_are_slow
+from experiments.training.trainer import TrainState
 
 # Images a second of ResNet-50 v1.5, mixed precision, on one A100 80 GB:
 # NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5/README.md.
@@ -156,7 +156,7 @@ def streamed(
     source: Sequence[dict[str, Any]], images: int, workers: int, batch_size: int = 64
 ) -> dict[str, Any]:
     """A row of the second table."""
-    from experiments.streaming import training_batches
+    from experiments.training.streaming import training_batches
 
     batches = iter(
         training_batches(source, batch_size=batch_size, seed=0, workers=workers)
@@ -186,7 +186,7 @@ def main(options: Options) -> None:
     if options.imagenet_dir is None:
         source = jpegs(256)
     else:
-        from experiments.streaming import imagenet
+        from experiments.training.streaming import imagenet
 
         source = imagenet("train", options.imagenet_dir)
     stream = markdown(

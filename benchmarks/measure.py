@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.logger import environment
+from experiments.training.logger import environment
 
 RESULTS = Path(__file__).parent / "results"
 

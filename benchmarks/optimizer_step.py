@@ -19,8 +19,8 @@ from flax import nnx
 
 import models
 from benchmarks.measure import markdown, ratio, size, write_result
-from experiments.logger import run_command
-from experiments.timing import interleaved
+from experiments.analyses.timing import interleaved
+from experiments.training.logger import run_command
 from optax_grda import grda
 
 

@@ -30,10 +30,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 import models
 from benchmarks import train_step
 from benchmarks.measure import markdown, size, write_result
-from experiments.devices import data_mesh
-from experiments.logger import run_command
-from experiments.timing import interleaved
-from experiments.training import Trainer
+from experiments.analyses.timing import interleaved
+from experiments.training.devices import data_mesh
+from experiments.training.logger import run_command
+from experiments.training.trainer import Trainer
 
 # A cluster of DGX H100: 8 GPUs a host.
 HOST = 8

@@ -21,11 +21,11 @@ from benchmarks.measure import (
     size,
     write_result,
 )
-from experiments.config import Config
-from experiments.logger import run_command
-from experiments.presets import PRESETS
-from experiments.timing import interleaved
-from experiments.training import Trainer
+from experiments.analyses.timing import interleaved
+from experiments.training.config import Config
+from experiments.training.logger import run_command
+from experiments.training.presets import PRESETS
+from experiments.training.trainer import Trainer
 
 # In order of memory: see device_peak.
 OPTIMIZERS = {"SGD": "sgd", "gRDA": "grda", "momentum SGD": "momentum"}

@@ -19,13 +19,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import card, data, figures, logger, report
-from experiments import config as configs
-from experiments.checkpoint import Checkpoints
-from experiments.config import LABELS, Config
-from experiments.optimizer import learning_rates, make_optimizer
-from experiments.results import headline, read_results
-from experiments.training import Trainer, TrainState
+from experiments import report
+from experiments.analyses import _training_plots as figures
+from experiments.analyses import card
+from experiments.training import config as configs
+from experiments.training import data, logger
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.config import LABELS, Config
+from experiments.training.optimizer import learning_rates, make_optimizer
+from experiments.training.results import headline, read_results
+from experiments.training.trainer import Trainer, TrainState
 from optax_grda import SparsityReport, sparsity_report
 
 METHODS = ("sgd", "grda")

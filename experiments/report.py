@@ -20,19 +20,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from experiments import (
-    analysis_figures,
-    authors,
-    card,
-    connect,
-    figures,
-    logger,
-    project,
-    prune,
-    units,
-)
-from experiments.analysis import by_setting, filled, read_analyses
-from experiments.results import Result, headline, read_results
+from experiments.analyses import _authors as authors
+from experiments.analyses import _plots as analysis_figures
+from experiments.analyses import _training_plots as figures
+from experiments.analyses import card, connect, project, prune, units
+from experiments.analyses._files import by_setting, filled, read_analyses
+from experiments.training import logger
+from experiments.training.results import Result, headline, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 ANALYSES = ("connect", "project", "prune", "card", "units")

@@ -24,11 +24,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import data, figures, logger
-from experiments.config import Config, Schedule
-from experiments.optimizer import make_optimizer
-from experiments.presets import PRESETS
-from experiments.training import Trainer, TrainState
+from experiments.analyses import _training_plots as figures
+from experiments.training import data, logger
+from experiments.training.config import Config, Schedule
+from experiments.training.optimizer import make_optimizer
+from experiments.training.presets import PRESETS
+from experiments.training.trainer import Trainer, TrainState
 from optax_grda import sparsity
 
 Setting = dict[str, float]  # fields of a configuration: c and mu, or sparsity

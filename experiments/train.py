@@ -24,15 +24,20 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import config as configs
-from experiments import logger
-from experiments.checkpoint import Checkpoints
-from experiments.config import Config
-from experiments.devices import any_process, data_mesh, replicated, start_processes
-from experiments.optimizer import learning_rates
-from experiments.presets import PRESETS
-from experiments.sources import Source, open_source
-from experiments.training import Metrics, Trainer, TrainState
+from experiments.training import config as configs
+from experiments.training import logger
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.config import Config
+from experiments.training.devices import (
+    any_process,
+    data_mesh,
+    replicated,
+    start_processes,
+)
+from experiments.training.optimizer import learning_rates
+from experiments.training.presets import PRESETS
+from experiments.training.sources import Source, open_source
+from experiments.training.trainer import Metrics, Trainer, TrainState
 from optax_grda import health, health_warnings, sparsity_report
 
 INTERRUPTED = 75  # exit code: stopped by a signal, to be resumed (EX_TEMPFAIL)

@@ -9,8 +9,10 @@ import jax
 import pytest
 
 from benchmarks import accelerator, optimizer_step, train_step
-from experiments import authors, logger, train
-from experiments.presets import PRESETS
+from experiments import train
+from experiments.analyses import _authors as authors
+from experiments.training import logger
+from experiments.training.presets import PRESETS
 
 # Four calls of the command: the first two do one piece each, the third an epoch of the
 # first run, the fourth all that is left.

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from benchmarks import curvature
-from experiments.curvature import hessian
+from experiments.analyses._curvature import hessian
 
 
 def test_products_are_compared_with_the_gradient_of_the_same_loss():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import input_pipeline
-from experiments import streaming
+from experiments.training import streaming
 
 
 @pytest.fixture

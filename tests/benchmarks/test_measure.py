@@ -11,7 +11,7 @@ from benchmarks.measure import (
     size,
     write_result,
 )
-from experiments.timing import interleaved
+from experiments.analyses.timing import interleaved
 
 
 def test_every_function_runs_once_a_round_in_an_order_that_rotates():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling, train_step
-from experiments.presets import PRESETS
+from experiments.training.presets import PRESETS
 from models import _registry
 from models.vgg import VGG
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from experiments.compare import Options, main
-from experiments.config import Config
-from experiments.logger import read_metrics
+from experiments.training.config import Config
+from experiments.training.logger import read_metrics
 
 FIGURES = ("training_curves", "sparsity_by_layer", "first_layer")
 
@@ -24,7 +24,9 @@ def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("compare") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
-        patch.setattr("experiments.card.has_onnx", lambda: False)  # slow to load
+        patch.setattr(
+            "experiments.analyses.card.has_onnx", lambda: False
+        )  # slow to load
         printed = Printed()
         patch.setattr("sys.stdout", printed)
         assert main(Options(output=output)) == output

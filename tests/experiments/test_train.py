@@ -20,15 +20,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import config as configs
-from experiments.checkpoint import Checkpoints
-from experiments.config import Config
-from experiments.devices import data_mesh
-from experiments.logger import MetricsFile, read_metrics
-from experiments.presets import PRESETS
-from experiments.results import read_results
-from experiments.sources import MemorySource
 from experiments.train import DivergedError, Options, main, stop_on_signals, train
+from experiments.training import config as configs
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.config import Config
+from experiments.training.devices import data_mesh
+from experiments.training.logger import MetricsFile, read_metrics
+from experiments.training.presets import PRESETS
+from experiments.training.results import read_results
+from experiments.training.sources import MemorySource
 
 CONFIG = Config(epochs=40)
 STEPS = 45  # an epoch of the digits

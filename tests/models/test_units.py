@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.shrink import shrink
+from models.export.shrink import shrink
 from models.units import hidden_units
 from optax_grda import group_proximal, sparsity_report
 

@@ -1,0 +1,275 @@
+"""Shrunk networks give the same logits, and keep no unit that cannot matter."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import models
+from models.export.cost import cost
+from models.export.shrink import shrink
+
+# Compiling is what takes the time here: every shrunk network has other shapes.
+QUICKLY_COMPILED = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+def evaluate(model, images):
+    model.eval()
+    graphdef, state = nnx.split(model)
+    return np.asarray(forward(graphdef, state, images))
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY_COMPILED)
+def forward(graphdef, state, images):
+    return nnx.merge(graphdef, state)(images)
+
+
+def shrink_and_compare(model, images, tolerance=1e-5):
+    """The smaller network, which gives the same logits."""
+    small = shrink(model)
+    expected = evaluate(model, images)
+    np.testing.assert_allclose(
+        evaluate(small, images), expected, rtol=tolerance, atol=tolerance
+    )
+    return small
+
+
+def fill(variable, index, value):
+    values = np.array(variable[...])
+    values[index] = value
+    variable.set_value(jnp.asarray(values))
+
+
+def widths(model):
+    """Of all layers but the last."""
+    layers = (
+        module
+        for _, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.Conv | nnx.Linear)
+    )
+    return {layer.out_features for layer in layers if layer is not head(model)}
+
+
+def head(model):
+    return model.layers[-1] if isinstance(model, models.mlp.MLP) else model.head
+
+
+@st.composite
+def patterns(draw):
+    """A function that puts zeros into an array: whole rows, columns, single entries."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    most = draw(st.sampled_from([0.2, 0.5, 0.8]))
+
+    def punch(values):
+        values = np.array(values)
+        for axis in range(max(0, values.ndim - 2), values.ndim):
+            dead = rng.random(values.shape[axis]) < rng.choice([0, most])
+            np.moveaxis(values, axis, 0)[dead] = 0
+        values[rng.random(values.shape) < rng.choice([0, most])] = 0
+        return values
+
+    return punch
+
+
+@pytest.mark.parametrize("name", models.names())
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(punch=patterns())
+def test_logits_stay_whatever_is_zero(name, punch, tiny, tiny_images):
+    options = {"stage_sizes": (2,)} if name == "resnet50" else {}
+    model = tiny(name, **options)
+    for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        variable.set_value(jnp.asarray(punch(variable[...])))
+    before = jax.tree.map(np.asarray, nnx.state(model))
+    small = shrink_and_compare(model, tiny_images(name))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+    assert nnx.graphdef(shrink(small)) == nnx.graphdef(small)
+
+
+@pytest.mark.parametrize("name", sorted({*models.names()} - {"vgg16bn-authors"}))
+def test_dense_network_stays_as_it_is(name, tiny):
+    model = tiny(name)
+    graphdef, state = nnx.split(shrink(model))
+    assert graphdef == nnx.graphdef(model)
+    jax.tree.map(np.testing.assert_array_equal, state, nnx.state(model))
+
+
+def test_layers_that_the_authors_vgg_leaves_out_become_empty(tiny):
+    small = shrink(tiny("vgg16bn-authors"))
+    out = [[layer.conv.out_features for layer in block] for block in small.blocks]
+    assert out == [[4, 0], [8]]
+
+
+def test_dead_network_keeps_the_biases_of_the_logits(name, tiny, tiny_images):
+    model = tiny(name)
+    bias = head(model).bias[...]
+    for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        fill(variable, ..., 0)
+    head(model).bias.set_value(bias)
+    small = shrink_and_compare(model, tiny_images(name))
+    assert widths(small) == {0}
+
+
+def test_network_with_empty_layers_runs_in_training_mode(tiny, tiny_images):
+    model, images = tiny("vgg16bn", dropout=0.0), tiny_images("vgg16bn")
+    fill(model.blocks[1][0].norm.scale, ..., 0)
+    small = shrink(model)
+    assert widths(small) == {0}
+    expected = evaluate(model, images)
+    small.train()
+    logits = forward(*nnx.split(small), images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_units_without_input_or_use_go_and_those_that_only_they_need(tiny, tiny_images):
+    model = tiny("digits-mlp")
+    first, second, last = model.layers
+    fill(first.kernel, np.s_[:, :2], 0)
+    fill(first.bias, np.s_[:2], [0.5, -0.5])
+    fill(second.kernel, 2, 0)
+    fill(second.kernel, np.s_[3, :5], 0)  # read by unit 5 alone, which nothing reads
+    fill(last.kernel, 5, 0)
+    small = shrink_and_compare(model, tiny_images("digits-mlp"))
+    assert [layer.out_features for layer in small.layers] == [4, 5, 5]
+    bias = second.bias[...] + 0.5 * second.kernel[0]
+    np.testing.assert_allclose(small.layers[1].bias[...], bias[:5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "find", "bias", "left"),
+    [
+        ("vgg16", lambda m: m.blocks[0][0].conv, 1.0, 4),  # a padded one follows
+        ("vgg16", lambda m: m.blocks[0][0].conv, -1.0, 3),  # which ReLU makes 0
+        ("vgg16", lambda m: m.blocks[1][0].conv, 1.0, 7),  # a dense one follows
+        ("keras-cnn", lambda m: m.pairs[0][0], 1.0, 3),  # one without padding follows
+        ("keras-cnn", lambda m: m.pairs[0][1], 1.0, 3),
+    ],
+)
+def test_constant_goes_unless_a_padded_convolution_reads_it(
+    name, find, bias, left, tiny, tiny_images
+):
+    model = tiny(name)
+    fill(find(model).kernel, np.s_[..., 1], 0)
+    fill(find(model).bias, 1, bias)
+    small = shrink_and_compare(model, tiny_images(name))
+    assert find(small).out_features == left
+
+
+@pytest.mark.parametrize(("bias", "left"), [(1.0, 4), (0.0, 3), (-1.0, 3)])
+@pytest.mark.parametrize("cause", ["scale", "input"])
+def test_batch_norm_is_constant_by_scale_or_by_input(
+    cause, bias, left, tiny, tiny_images
+):
+    model = tiny("vgg16bn")
+    layer = model.blocks[0][0]
+    if cause == "scale":
+        fill(layer.norm.scale, 1, 0)
+    else:
+        fill(layer.conv.kernel, np.s_[..., 1], 0)
+        fill(layer.norm.mean, 1, layer.conv.bias[1])
+    fill(layer.norm.bias, 1, bias)
+    small = shrink_and_compare(model, tiny_images("vgg16bn"))
+    assert small.blocks[0][0].conv.out_features == left
+    assert small.blocks[0][0].norm.num_features == left
+
+
+def test_constant_that_stays_needs_no_input(tiny, tiny_images):
+    model = tiny("vgg16bn")
+    second = model.blocks[0][1]
+    fill(second.norm.scale, 1, 0)
+    fill(second.norm.bias, 1, 1.0)
+    fill(second.conv.kernel, np.s_[:, :, 0, [0, 2, 3]], 0)
+    small = shrink_and_compare(model, tiny_images("vgg16bn"))
+    assert [layer.conv.out_features for layer in small.blocks[0]] == [3, 4]
+
+
+def test_constant_before_a_convolution_without_bias_moves_the_mean_of_its_batch_norm(
+    tiny, tiny_images
+):
+    model = tiny("resnet50")
+    block = model.stages[0][0]
+    fill(block.layer2.norm.scale, 1, 0)
+    fill(block.layer2.norm.bias, 1, 2.0)
+    small = shrink_and_compare(model, tiny_images("resnet50")).stages[0][0]
+    assert [small.layer2.conv.out_features, small.layer3.conv.in_features] == [3, 3]
+    mean = block.layer3.norm.mean[...] - 2 * block.layer3.conv.kernel[0, 0, 1]
+    np.testing.assert_allclose(small.layer3.norm.mean[...], mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reader", "stream", "inner"),
+    [
+        (None, 15, 15),
+        (0, 16, 15),  # before the unit writes to the channel
+        (1, 16, 16),
+    ],
+)
+def test_channel_of_a_residual_stream_goes_if_no_block_needs_it(
+    reader, stream, inner, tiny, tiny_images
+):
+    model = tiny("wrn28x10", depth=16)
+    first, second = model.stages[0]
+    following = model.stages[1][0]
+    for conv in (first.conv1, second.conv1, following.conv1, following.shortcut):
+        fill(conv.kernel, np.s_[:, :, 0], 0)
+    # A unit that reads channel 0 and writes to it alone.
+    fill(first.conv1.kernel, np.s_[:, :, 0, 3], 0.1)
+    fill(first.conv2.kernel, np.s_[:, :, 3, 1:], 0)
+    if reader is not None:
+        fill(model.stages[0][reader].conv1.kernel, np.s_[:, :, 0, 5], 0.1)
+
+    small = shrink_and_compare(model, tiny_images("wrn28x10"))
+    first, second = small.stages[0]
+    assert small.stem.out_features == stream
+    assert first.norm1.num_features == first.conv2.out_features == stream
+    assert second.conv1.in_features == second.conv2.out_features == stream
+    assert small.stages[1][0].shortcut.in_features == stream
+    assert first.conv1.out_features == inner
+    assert second.conv1.out_features == 16
+
+
+def test_constants_of_a_residual_stream_add_up(tiny, tiny_images):
+    model = tiny("wrn28x10")
+    block, following = model.stages[0][0], model.stages[1][0]
+    for conv in (model.stem, block.conv2):
+        fill(conv.kernel, np.s_[..., 0], 0)
+        fill(conv.bias, 0, 1.5)
+    for norm in (block.norm1, following.norm1):
+        fill(norm.bias, 0, -100.0)  # so that ReLU makes it 0
+    small = shrink_and_compare(model, tiny_images("wrn28x10"))
+    assert small.stem.out_features == small.stages[0][0].conv2.out_features == 15
+    shortcut = following.shortcut
+    bias = shortcut.bias[...] + 3 * shortcut.kernel[0, 0, 0]
+    small_bias = small.stages[1][0].shortcut.bias[...]
+    np.testing.assert_allclose(small_bias, bias, rtol=1e-6)
+
+
+def test_parameters_keep_their_dtype(tiny, tiny_images):
+    model = tiny("digits-mlp", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    fill(model.layers[0].kernel, np.s_[:, 2], 0)
+    fill(model.layers[0].bias, 2, 1.0)
+    # Biases round to bfloat16, by up to 2^-9, and so do sums.
+    small = shrink_and_compare(model, tiny_images("digits-mlp"), tolerance=2e-2)
+    assert small.layers[0].out_features == 7
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(small))}
+    assert dtypes == {jnp.dtype("bfloat16")}
+
+
+def test_other_modules_are_refused():
+    with pytest.raises(TypeError, match=r"network of models.names\(\), got .*Dropout"):
+        shrink(nnx.Dropout(0.5))
+
+
+def test_cost_counts_products_of_convolutions_and_dense_layers(tiny):
+    parameters, multiply_adds, widths = cost(tiny("keras-cnn"), (10, 10, 3))
+    assert parameters == (27 * 4 + 4) + (36 * 4 + 4) + (64 * 8 + 8) + (8 * 5 + 5)
+    convolutions = 10 * 10 * 4 * 27 + 8 * 8 * 4 * 36
+    assert multiply_adds == convolutions + 64 * 8 + 8 * 5
+    assert widths == {"pairs/0/0": 4, "pairs/0/1": 4, "hidden": 8, "head": 5}
