@@ -27,7 +27,8 @@ import models
 from benchmarks.measure import markdown, ratio, write_result
 from experiments.analyses.timing import interleaved
 from experiments.training.logger import run_command
-from optax_grda import packing, soft_threshold
+from optax_grda import packing
+from optax_grda.proximal import soft_threshold
 
 Arrays = dict[str, np.ndarray]
 

@@ -6,31 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_grda._accumulator import (
-    Proximal,
-    check_options,
-    check_trees,
-    descend,
-    init_accumulator,
-    threshold_dtype,
-    threshold_weights,
-    updates_to,
-    value_at,
-)
 from optax_grda._checks import check_number
+from optax_grda._dual_averaging import Law, dual_averaging, threshold_dtype
+from optax_grda.proximal import Proximal
 
-# Without `from __future__ import annotations`: Optax's test suite compares the
-# annotation of learning_rate with the ScalarOrSchedule object itself.
+# Without `from __future__ import annotations`, for the reason given in
+# _dual_averaging.py.
 
 
-class GrdaState(NamedTuple):
-    """State of :func:`grda`."""
+class GrdaLawState(NamedTuple):
+    """What the law of :func:`grda` keeps between steps."""
 
-    # n, steps taken. shape=(), dtype=jnp.int32. (Tuples have a method of that name.)
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    threshold: jax.Array  # L_n. shape=(), dtype=jnp.float32 (float64 if params are)
     compensation: jax.Array  # what rounding cut off L_n. shape and dtype of threshold
-    accumulator: optax.Params  # v_n. shapes of params, dtypes of at least float32
 
 
 def grda(
@@ -38,8 +25,9 @@ def grda(
     c: jax.typing.ArrayLike = 0.005,
     mu: jax.typing.ArrayLike = 0.51,
     *,
-    accumulator_dtype: jax.typing.DTypeLike | None = None,
     proximal: Proximal | None = None,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD that drives weights to exact zero in directions where the loss is flat.
 
@@ -59,10 +47,15 @@ def grda(
     the training loss (Theorem 3.1), so that most weights become exactly zero at SGD's
     accuracy, without retraining and without a pruning schedule.
 
-    Use it where plain SGD would stand, with SGD's learning rate, without momentum and
-    without weight decay. Raise ``c`` (or ``mu``) for more zeros. It must come last in
-    an :func:`optax.chain`: what it returns leads to weights of its own, and anything
-    behind it would move them off zero.
+    Use it where plain SGD would stand. Raise ``c`` (or ``mu``) for more zeros. It must
+    come last in an :func:`optax.chain`: what it returns leads to weights of its own,
+    and anything behind it would move them off zero.
+
+    .. warning::
+      What comes before it in a chain must give a *direction*, as
+      :func:`optax.scale_by_adam` does, not a step: :func:`optax.sgd` and
+      :func:`optax.adam` have already turned the sign, and behind them the loss climbs.
+      :func:`optax_grda.diagnostics.check_descent` finds this before training.
 
     Args:
       learning_rate: :math:`\gamma`, a positive number, or a schedule that maps the
@@ -71,32 +64,27 @@ def grda(
       c: strength of the threshold, >= 0. With 0 this is plain SGD.
       mu: growth of the threshold, in (0, 1]. The paper uses 0.4 to 0.7; its theory
         asks for more than 0.5.
-      accumulator_dtype: dtype of the accumulator. By default that of the parameter,
-        but at least float32, since the accumulator is the master copy of the weights:
-        in bfloat16 small steps would be lost. It must be complex exactly where the
-        parameters are.
       proximal: what makes weights of the accumulator's pytree and the threshold, in
-        place of the soft threshold of every entry: see :func:`group_proximal`.
+        place of the soft threshold of every entry: see :mod:`optax_grda.proximal`.
         (:func:`optax.inject_hyperparams` takes it for a schedule unless it is among
         its ``static_args``.)
+      weight_decay: as for :func:`dual_averaging`, of the accumulator; the paper has
+        none.
+      accumulator_dtype: as for :func:`dual_averaging`.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` whose state is a
-      :class:`GrdaState`. ``update`` needs ``params`` and ignores extra arguments. It
-      returns :math:`w_n` minus ``params``, in the dtypes of ``params``, so that
-      :func:`optax.apply_updates` makes entries with :math:`|v_n| \le L_n` exactly zero
-      in every dtype. Rounding in that sum does not accumulate: the next weights come
-      from v again.
+      :class:`DualAveragingState`. ``update`` needs ``params`` and ignores extra
+      arguments. It returns :math:`w_n` minus ``params``, in the dtypes of ``params``,
+      so that :func:`optax.apply_updates` makes entries with :math:`|v_n| \le L_n`
+      exactly zero in every dtype. Rounding in that sum does not accumulate: the next
+      weights come from v again.
 
     Raises:
-      ValueError: if ``c`` is a number below 0, ``mu`` one outside (0, 1] or
-        ``learning_rate`` one that is not positive (traced arrays are not checked); if
-        ``accumulator_dtype`` is not inexact, or real for complex parameters; in
-        ``update``, if ``params`` is missing, or if updates or params differ in
-        structure or shapes from the params at init.
-      TypeError: if ``c`` or ``mu`` is not a number or array, or ``learning_rate``
-        neither that nor a schedule; in ``init``, if a parameter is of integer or
-        boolean dtype.
+      ValueError: if ``c`` is a number below 0 or ``mu`` one outside (0, 1] (traced
+        arrays are not checked); else as :func:`dual_averaging`.
+      TypeError: if ``c`` or ``mu`` is not a number or array; else as
+        :func:`dual_averaging`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -134,6 +122,18 @@ def grda(
       >>> state = optimizer.init(params)
       >>> state.hyperparams["c"] = jnp.float32(0.001)
 
+      What scales gradients before grda scales its steps, but not the growth of its
+      threshold. A learning rate that follows the loss, as that of
+      :func:`optax.contrib.reduce_on_plateau`, is therefore injected, not chained:
+
+      >>> plateau = optax.contrib.reduce_on_plateau(patience=2)
+      >>> watch = plateau.init(params)
+      >>> def follow(state, watch, loss):
+      ...     _, watch = plateau.update(params, watch, value=loss)
+      ...     state.hyperparams["learning_rate"] = 0.1 * watch.scale
+      ...     return state, watch
+      >>> state, watch = follow(state, watch, loss=1.0)
+
     How this differs from the authors' PyTorch class:
 
     1. The threshold is summed with compensation from increments without cancellation,
@@ -162,92 +162,31 @@ def grda(
     """
     check_number("c", c, ">= 0", lambda x: x >= 0)
     check_number("mu", mu, "in (0, 1]", lambda x: 0 < x <= 1)
-    check_options(learning_rate, accumulator_dtype)
-
-    def init_fn(params: optax.Params) -> GrdaState:
-        accumulator = init_accumulator(params, accumulator_dtype)
-        dtype = threshold_dtype(accumulator)
-        return GrdaState(  # every field in a buffer of its own: states can be donated
-            count=jnp.zeros((), jnp.int32),
-            threshold=jnp.zeros((), dtype),
-            compensation=jnp.zeros((), dtype),
-            accumulator=accumulator,
-        )
-
-    def update_fn(
-        updates: optax.Updates,
-        state: GrdaState,
-        params: optax.Params | None = None,
-        **extra_args,
-    ) -> tuple[optax.Updates, GrdaState]:
-        del extra_args
-        check_trees(updates, state.accumulator, params)
-        gamma = value_at(learning_rate, state.count, state.threshold.dtype)
-        count = jnp.asarray(optax.safe_increment(state.count))
-        increment = threshold_increment(count, gamma, c, mu)
-        threshold, compensation = _add_compensated(
-            state.threshold, increment, state.compensation
-        )
-        accumulator = descend(state.accumulator, updates, gamma)
-        weights = threshold_weights(accumulator, threshold, params, proximal)
-        state = GrdaState(count, threshold, compensation, accumulator)
-        return updates_to(weights, params), state
-
-    # Optax's protocol has update take any state; ours takes what init makes.
-    return optax.GradientTransformationExtraArgs(
-        init_fn,
-        update_fn,  # pyright: ignore[reportArgumentType]
+    return dual_averaging(
+        learning_rate,
+        _law(c, mu),
+        proximal=proximal,
+        weight_decay=weight_decay,
+        accumulator_dtype=accumulator_dtype,
     )
 
 
-def grda_params(
-    state: optax.OptState, params: optax.Params, proximal: Proximal | None = None
-) -> optax.Params:
-    """The weights that a state of gRDA stands for, S(v, L), to the bit.
+def _law(c: jax.typing.ArrayLike, mu: jax.typing.ArrayLike) -> Law:
+    """L_n = L_{n-1} + c gamma_n^(mu + 1/2) (n^mu - (n-1)^mu), summed by Kahan."""
 
-    So a checkpoint of a gRDA run need not hold the weights beside the state; and a
-    training step that ends with this, in place of :func:`optax.apply_updates`, resumes
-    from such a checkpoint with exactly the weights it would have had.
+    def init(accumulator: optax.Params) -> tuple[jax.Array, GrdaLawState]:
+        dtype = threshold_dtype(accumulator)
+        return jnp.zeros((), dtype), GrdaLawState(compensation=jnp.zeros((), dtype))
 
-    Args:
-      state: a :class:`GrdaState` or :class:`TargetSparsityState`, or the state of an
-        optimizer around one, as of :func:`optax.chain` or :class:`optax.MultiSteps`,
-        for all of the params.
-      params: pytree of arrays or :class:`jax.ShapeDtypeStruct`. Only the structure and
-        the dtypes count.
-      proximal: the one given to the optimizer.
+    def step(
+        threshold: jax.Array, state: GrdaLawState, count: jax.Array, gamma: jax.Array
+    ) -> tuple[jax.Array, GrdaLawState]:
+        term = threshold_increment(count, gamma, c, mu) - state.compensation
+        total = threshold + term
+        # By how much rounding made the total too large.
+        return total, GrdaLawState(compensation=(total - threshold) - term)
 
-    Returns:
-      Pytree like ``params``.
-
-    Raises:
-      ValueError: if state does not hold exactly one such state, or that one is for
-        params of another structure.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from optax_grda import grda, grda_params
-      >>> params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
-      >>> grda_params(grda(0.1).init(params), params)["kernel"].dtype
-      dtype(bfloat16)
-    """
-
-    def is_dual_average(node):
-        return {"threshold", "accumulator"} <= set(getattr(node, "_fields", ()))
-
-    nodes = jax.tree.leaves(state, is_leaf=is_dual_average)
-    found = [node for node in nodes if is_dual_average(node)]
-    if len(found) != 1:
-        raise ValueError(
-            f"state must hold one GrdaState or TargetSparsityState, got {len(found)}"
-        )
-    structure = jax.tree.structure(found[0].accumulator)
-    if jax.tree.structure(params) != structure:
-        raise ValueError(
-            f"params must have the structure of the state's accumulator, {structure}: "
-            f"got {jax.tree.structure(params)}"
-        )
-    return threshold_weights(found[0].accumulator, found[0].threshold, params, proximal)
+    return Law(init, step)
 
 
 def threshold_increment(
@@ -264,12 +203,3 @@ def threshold_increment(
     later = -(n**mu) * jnp.expm1(mu * jnp.log1p(-1 / jnp.maximum(n, 2)))
     growth = jnp.where(n > 1, later, 1)
     return c * learning_rate ** (mu + 0.5) * growth
-
-
-def _add_compensated(
-    total: jax.Array, term: jax.Array, compensation: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Kahan's sum: the new total, and by how much rounding made it too large."""
-    term = term - compensation
-    new_total = total + term
-    return new_total, (new_total - total) - term

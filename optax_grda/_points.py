@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_grda._proximal import at_least_float32
+from optax_grda._arrays import at_least_float32
 from optax_grda._sparsity import leaf_name
 
 PyTree = Any

@@ -6,32 +6,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_grda._accumulator import (
-    Proximal,
-    check_options,
-    check_trees,
-    descend,
-    init_accumulator,
+from optax_grda._arrays import count_zeros
+from optax_grda._checks import check_number
+from optax_grda._dual_averaging import (
+    Law,
+    dual_averaging,
     threshold_dtype,
-    threshold_weights,
-    updates_to,
     value_at,
 )
-from optax_grda._checks import check_number
-from optax_grda._sparsity import sparsity as fraction_of_zeros
+from optax_grda.proximal import Proximal
 
-# Without `from __future__ import annotations`, for the reason given in _grda.py.
+# Without `from __future__ import annotations`, for the reason given in
+# _dual_averaging.py.
 
 
-class TargetSparsityState(NamedTuple):
-    """State of :func:`target_sparsity`. dtypes of a threshold as in GrdaState."""
+class TargetLawState(NamedTuple):
+    """What the law of :func:`target_sparsity` keeps between steps."""
 
-    # n, steps taken. shape=(), dtype=jnp.int32. (Tuples have a method of that name.)
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    threshold: jax.Array  # L_n. shape=(), dtype of a threshold
-    floor: jax.Array  # what L_1, L_2, ... stay above. shape=(), dtype of a threshold
+    floor: jax.Array  # what L_1, L_2, ... stay above. shape=(), dtype of threshold
     sparsity: jax.Array  # s_n, reached by the last step. shape=(), dtype=jnp.float32
-    accumulator: optax.Params  # v_n. shapes of params, dtypes of at least float32
 
 
 def target_sparsity(
@@ -39,8 +32,9 @@ def target_sparsity(
     sparsity: optax.ScalarOrSchedule,
     *,
     gain: jax.typing.ArrayLike = 0.5,
-    accumulator_dtype: jax.typing.DTypeLike | None = None,
     proximal: Proximal | None = None,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""gRDA that reaches the sparsity asked for: no c, no mu.
 
@@ -100,20 +94,20 @@ def target_sparsity(
         steps already taken to one.
       gain: k, in (0, 2). A low one, such as 0.05, approaches a constant ``sparsity``
         more gently, and lags more.
-      accumulator_dtype: as for :func:`grda`.
-      proximal: as for :func:`grda`.
+      proximal, weight_decay, accumulator_dtype: as for :func:`grda`.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` whose state is a
-      :class:`TargetSparsityState`; ``state.sparsity`` is there to be logged. It is used
-      as :func:`grda` is, and comes last in a chain as that does. Under
-      :func:`optax.partition` the target is over the leaves of its label. Under ``jit``
+      :class:`DualAveragingState`. What it has reached is there to be logged:
+      ``state.law_state.sparsity``, or ``optax.tree.get(state, "sparsity")`` from within
+      a chain. It is used as :func:`grda` is, and comes last in a chain as that does.
+      Under :func:`optax.partition` the target is over the leaves of its label. Under ``jit``
       over a mesh it is over whole arrays; inside ``shard_map`` it is over what a device
       sees.
 
     Raises:
       ValueError: if ``sparsity`` is a number outside [0, 1) or ``gain`` one outside
-        (0, 2); in ``init``, if params hold no entry; else as :func:`grda`.
+        (0, 2); else as :func:`grda`.
       TypeError: as :func:`grda`.
 
     Example:
@@ -130,7 +124,7 @@ def target_sparsity(
       ...     return optax.apply_updates(params, updates), state
       >>> for _ in range(300):
       ...     params, state = step(params, state)
-      >>> print(f"{jnp.mean(params == 0):.1%} {state.sparsity:.1%}")
+      >>> print(f"{jnp.mean(params == 0):.1%} {state.law_state.sparsity:.1%}")
       85.0% 85.0%
 
     References:
@@ -138,54 +132,40 @@ def target_sparsity(
       <https://arxiv.org/abs/2006.09358>`_, NeurIPS 2020, for everything but the law of
       the threshold, which is ours: the paper's Theorem 3.1 does not cover it.
     """
-    check_options(learning_rate, accumulator_dtype)
     check_number(
         "sparsity", sparsity, "in [0, 1)", lambda x: 0 <= x < 1, or_schedule=True
     )
     check_number("gain", gain, "in (0, 2)", lambda x: 0 < x < 2)
-
-    def init_fn(params: optax.Params) -> TargetSparsityState:
-        accumulator = init_accumulator(params, accumulator_dtype)
-        dtype = threshold_dtype(accumulator)
-        sparsity = fraction_of_zeros(params)  # raises if there is nothing to count
-        return TargetSparsityState(
-            count=jnp.zeros((), jnp.int32),
-            threshold=jnp.zeros((), dtype),
-            floor=_floor(accumulator, dtype),
-            sparsity=sparsity,
-            accumulator=accumulator,
-        )
-
-    def update_fn(
-        updates: optax.Updates,
-        state: TargetSparsityState,
-        params: optax.Params | None = None,
-        **extra_args,
-    ) -> tuple[optax.Updates, TargetSparsityState]:
-        del extra_args
-        check_trees(updates, state.accumulator, params)
-        dtype = state.threshold.dtype
-        wanted = value_at(sparsity, state.count, dtype)
-        error = wanted - state.sparsity.astype(dtype)
-        growth = jnp.exp(jnp.asarray(gain).astype(dtype) * error)
-        threshold = jnp.maximum(state.threshold * growth, state.floor)
-        gamma = value_at(learning_rate, state.count, dtype)
-        accumulator = descend(state.accumulator, updates, gamma)
-        weights = threshold_weights(accumulator, threshold, params, proximal)
-        state = TargetSparsityState(
-            count=jnp.asarray(optax.safe_increment(state.count)),
-            threshold=threshold,
-            floor=state.floor,
-            sparsity=fraction_of_zeros(weights),
-            accumulator=accumulator,
-        )
-        return updates_to(weights, params), state
-
-    # Optax's protocol has update take any state; ours takes what init makes.
-    return optax.GradientTransformationExtraArgs(
-        init_fn,
-        update_fn,  # pyright: ignore[reportArgumentType]
+    return dual_averaging(
+        learning_rate,
+        _law(sparsity, gain),
+        proximal=proximal,
+        weight_decay=weight_decay,
+        accumulator_dtype=accumulator_dtype,
     )
+
+
+def _law(sparsity: optax.ScalarOrSchedule, gain: jax.typing.ArrayLike) -> Law:
+    """L_n = max(L_{n-1} exp(k (s*_n - s_{n-1})), l)."""
+
+    def init(accumulator: optax.Params) -> tuple[jax.Array, TargetLawState]:
+        dtype = threshold_dtype(accumulator)
+        reached = jnp.zeros((), jnp.float32)
+        return jnp.zeros((), dtype), TargetLawState(_floor(accumulator, dtype), reached)
+
+    def step(
+        threshold: jax.Array, state: TargetLawState, count: jax.Array, gamma: jax.Array
+    ) -> tuple[jax.Array, TargetLawState]:
+        del gamma
+        dtype = threshold.dtype
+        error = value_at(sparsity, count - 1, dtype) - state.sparsity.astype(dtype)
+        growth = jnp.exp(jnp.asarray(gain).astype(dtype) * error)
+        return jnp.maximum(threshold * growth, state.floor), state
+
+    def observe(state: TargetLawState, weights: optax.Params) -> TargetLawState:
+        return state._replace(sparsity=_fraction_of_zeros(weights))
+
+    return Law(init, step, observe)
 
 
 def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
@@ -196,7 +176,7 @@ def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
 
     Args:
       final: s, in [0, 1).
-      steps: N > 0, steps to reach it.
+      steps: N, steps to reach it, an integer > 0.
 
     Returns:
       A schedule for :func:`target_sparsity`. (To start later, join it behind a constant
@@ -216,7 +196,7 @@ def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
       <https://arxiv.org/abs/1710.01878>`_, 2017, equation 1.
     """
     check_number("final", final, "in [0, 1)", lambda x: 0 <= x < 1)
-    check_number("steps", steps, "> 0", lambda x: x > 0)
+    check_number("steps", steps, "an integer > 0", lambda x: x > 0 and x % 1 == 0)
     return optax.polynomial_schedule(0.0, final, power=3, transition_steps=steps)
 
 
@@ -224,9 +204,17 @@ def _floor(accumulator: optax.Params, dtype: jnp.dtype) -> jax.Array:
     """1e-4 of the mean modulus: nearly no zeros, and few e-folds from many.
 
     Without it a threshold of 0 could not grow, nor come back after a long time at a
-    target of 0. The smallest normal number serves params that are all zero.
+    target of 0. The smallest normal number serves params that are all zero, or none.
     """
     leaves = jax.tree.leaves(accumulator)
     modulus = sum(jnp.sum(jnp.abs(v), dtype=dtype) for v in leaves)
-    mean = modulus / float(sum(v.size for v in leaves))
-    return jnp.maximum(1e-4 * mean, jnp.finfo(dtype).tiny)
+    mean = modulus / max(1.0, float(sum(v.size for v in leaves)))
+    return jnp.maximum(jnp.asarray(1e-4 * mean, dtype), jnp.finfo(dtype).tiny)
+
+
+def _fraction_of_zeros(weights: optax.Params) -> jax.Array:
+    """Counted as integers, one sum a leaf; 0 where there is nothing to count."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(weights)]
+    size = sum(leaf.size for leaf in leaves)
+    zeros = sum(map(count_zeros, leaves))
+    return jnp.asarray(zeros / max(1.0, float(size)), jnp.float32)

@@ -13,7 +13,8 @@ from flax import nnx
 import models
 from experiments.training.config import Config
 from models.units import hidden_units
-from optax_grda import grda, group_proximal, sparsity_ramp, target_sparsity
+from optax_grda import grda, sparsity_ramp, target_sparsity
+from optax_grda.proximal import groups as group_proximal
 
 PyTree = Any
 

@@ -7,7 +7,8 @@ from flax import nnx
 
 from models.export.shrink import shrink
 from models.units import hidden_units
-from optax_grda import group_proximal, sparsity_report
+from optax_grda import sparsity_report
+from optax_grda.proximal import groups as group_proximal
 
 
 def alone(*layers):

@@ -8,15 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from optax_grda import (
-    grda,
-    group_soft_threshold,
-    label_by_path,
-    label_by_rank,
-    soft_threshold,
-    sparsity,
-    sparsity_report,
-)
+from optax_grda import grda, label_by_path, label_by_rank, sparsity, sparsity_report
+from optax_grda.proximal import group_soft_threshold, soft_threshold
 
 
 def raises(error, message):
@@ -80,7 +73,7 @@ def test_accumulator_dtype_that_does_not_suit_params(accumulator, params):
     optimizer = grda(0.1, accumulator_dtype=accumulator)
     message = (
         "accumulator_dtype must be complex where params are complex and real where "
-        f"they are real, got {accumulator} for {params} at ['layer']['kernel']"
+        f"they are real, got {accumulator} for {params} at layer/kernel"
     )
     with raises(ValueError, message):
         optimizer.init({"layer": {"kernel": jnp.ones(2, params)}})
@@ -89,7 +82,7 @@ def test_accumulator_dtype_that_does_not_suit_params(accumulator, params):
 @pytest.mark.parametrize("dtype", ["int32", "bool", "uint8"])
 def test_params_of_integer_dtype(dtype):
     params = {"step": jnp.ones(2, dtype), "kernel": jnp.ones(2)}
-    message = f"params must have float or complex leaves, got {dtype} at ['step']"
+    message = f"params must have float or complex leaves, got {dtype} at step"
     with raises(TypeError, message):
         grda(0.1).init(params)
     with raises(TypeError, f"got {dtype} at the root"):
@@ -134,7 +127,7 @@ def test_shapes_that_differ_from_those_at_init():
     ):
         message = (
             f"{argument} must have the shapes of the params given to init, "
-            "(2, 3) at ['a']: got (3, 2)"
+            "(2, 3) at a: got (3, 2)"
         )
         with raises(ValueError, message):
             optimizer.update(*arguments)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from optax_grda import GrdaState, grda
+from optax_grda import DualAveragingState, grda
 
 NARROW = ["float32", "bfloat16", "float16"]
 
@@ -96,9 +96,11 @@ def test_state_keeps_its_types_through_init_and_update():
     for init in optimizer.init, jax.jit(optimizer.init):
         params = random_tree(0, jnp.bfloat16)
         state = init(params)
-        assert isinstance(state, GrdaState)
+        assert isinstance(state, DualAveragingState)
         assert state.count.dtype == jnp.int32
-        assert state.threshold.dtype == state.compensation.dtype == jnp.float32
+        assert (
+            state.threshold.dtype == state.law_state.compensation.dtype == jnp.float32
+        )
         assert {v.dtype for v in jax.tree.leaves(state.accumulator)} == {
             jnp.dtype("float32")
         }

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optax_grda import (
-    grda,
-    grda_params,
-    group_proximal,
+from optax_grda import grda, grda_params, sparsity, target_sparsity
+from optax_grda.proximal import (
     group_soft_threshold,
     soft_threshold,
-    sparsity,
-    target_sparsity,
+)
+from optax_grda.proximal import (
+    groups as group_proximal,
 )
 
 
@@ -175,7 +174,7 @@ def test_target_sparsity_is_reached_by_whole_units():
     weights, state = train(optimizer, kernel, 400)
     dead = np.all(np.asarray(weights) == 0, axis=0)
     assert dead.mean() == sparsity(weights)
-    assert state.sparsity == pytest.approx(0.8, abs=0.02)  # two units
+    assert state.law_state.sparsity == pytest.approx(0.8, abs=0.02)  # two units
 
 
 def test_proximal_can_be_static_under_inject_hyperparams():

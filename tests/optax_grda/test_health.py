@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from optax_grda import grda, health, health_warnings
+from optax_grda import grda
+from optax_grda.diagnostics import health, health_warnings
 
 
 def network(**changes):

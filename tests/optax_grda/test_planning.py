@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from optax_grda import c_for_sparsity, grda, predicted_threshold
+from optax_grda import grda
+from optax_grda.diagnostics import c_for_sparsity, predicted_threshold
 
 SCHEDULES = {
     "constant": 0.1,

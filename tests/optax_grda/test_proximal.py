@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
 
-from optax_grda import group_soft_threshold, soft_threshold
+from optax_grda.proximal import group_soft_threshold, soft_threshold
 
 soft = jax.jit(soft_threshold)
 group_soft = jax.jit(group_soft_threshold, static_argnames="axis")
