@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from optax_grda._accumulator import Proximal
 from optax_grda._checks import check_number
+from optax_grda._paths import named_leaves
 from optax_grda._proximal import group_soft_threshold, soft_threshold
-from optax_grda._sparsity import leaf_name
 
 PyTree = Any
 # From the path and the shape of a leaf to the name of its layer and the axis that
@@ -85,11 +85,11 @@ def group_proximal(groups: Groups, *, elementwise: float = 0.0) -> Proximal:
     check_number("elementwise", elementwise, "in [0, 1]", lambda x: 0 <= x <= 1)
 
     def proximal(accumulator: PyTree, threshold: jax.typing.ArrayLike) -> PyTree:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(accumulator)
+        leaves = named_leaves(accumulator, "accumulator")
         weights = []
         layers: dict[str, list[tuple[int, int]]] = {}  # places in weights, and axes
-        for path, leaf in leaves:
-            group = groups(leaf_name(path), leaf.shape)
+        for name, leaf in leaves:
+            group = groups(name, leaf.shape)
             if group is None:
                 weights.append(soft_threshold(leaf, threshold))
             else:
@@ -99,12 +99,10 @@ def group_proximal(groups: Groups, *, elementwise: float = 0.0) -> Proximal:
         if not layers:
             raise ValueError(
                 "groups must name a layer for at least one leaf, got None for all of "
-                f"{[leaf_name(path) for path, _ in leaves]}"
+                f"{[name for name, _ in leaves]}"
             )
         for layer, members in layers.items():
-            rows = [
-                _rows(weights[i], axis, leaf_name(leaves[i][0])) for i, axis in members
-            ]
+            rows = [_rows(weights[i], axis, leaves[i][0]) for i, axis in members]
             _check_alike(layer, rows)
             shrunk = group_soft_threshold(
                 jnp.concatenate(rows), (1 - elementwise) * threshold, axis=0
@@ -112,7 +110,7 @@ def group_proximal(groups: Groups, *, elementwise: float = 0.0) -> Proximal:
             ends = list(itertools.accumulate(map(len, rows)))[:-1]
             for (i, axis), part in zip(members, jnp.split(shrunk, ends), strict=True):
                 weights[i] = _unrows(part, weights[i].shape, axis)
-        return jax.tree.unflatten(structure, weights)
+        return jax.tree.unflatten(jax.tree.structure(accumulator), weights)
 
     return proximal
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from optax_grda._checks import check_number
-from optax_grda._sparsity import leaf_name, sparsity
+from optax_grda._paths import weights_of
+from optax_grda._sparsity import sparsity
 
 PyTree = Any
 
@@ -46,10 +47,7 @@ def health(params: PyTree) -> Health:
       >>> print(warning.partition(":")[0])
       hidden/kernel is all zero, so that nothing passes
     """
-    leaves = [
-        (leaf_name(path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    leaves = weights_of(params)
     return Health(
         finite=jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for _, leaf in leaves])),
         sparsity=sparsity(params),
