@@ -36,7 +36,7 @@ def named_leaves(tree: PyTree, argument: str = "params") -> list[tuple[str, Any]
             )
         if not _is_array(leaf):
             raise TypeError(
-                f"{argument} must hold nothing but arrays, got a {type(leaf).__name__} "
+                f"{argument} must hold nothing but arrays, got {type(leaf).__name__} "
                 f"at {name or 'the root'}: leave it out, in Equinox with "
                 "eqx.filter(model, eqx.is_inexact_array)"
             )
@@ -99,7 +99,7 @@ def _node_difference(expected: PyTree, tree: PyTree, path: _Path = ()) -> str:
         place, kinds = _name(path) or "the root", (_kind(tree), _kind(expected))
         if kinds[0] == kinds[1]:
             return f"other static fields of {kinds[0]} at {place}"
-        return "{} in place of {}".format(*kinds) + f" at {place}"
+        return f"{kinds[0]} in place of {kinds[1]} at {place}"
     if not jax.tree_util.treedef_is_leaf(found):
         for (key, child), (_, other) in zip(children, others, strict=True):
             if difference := _node_difference(child, other, path + key):
@@ -108,8 +108,7 @@ def _node_difference(expected: PyTree, tree: PyTree, path: _Path = ()) -> str:
 
 
 def _kind(node: PyTree) -> str:
-    leaf = jax.tree_util.all_leaves((node,))
-    return "a leaf" if leaf else f"a {type(node).__name__}"
+    return "leaf" if jax.tree_util.all_leaves((node,)) else type(node).__name__
 
 
 def _unboxed(tree: PyTree, path: _Path = ()) -> Iterator[tuple[_Path, Any]]:

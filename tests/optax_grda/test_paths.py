@@ -133,7 +133,7 @@ def test_two_leaves_of_one_name():
 
 @pytest.mark.parametrize("leaf", ["text", object(), jnp.float32, np.float32, jnp.sum])
 def test_leaf_that_is_no_array(leaf):
-    message = f"params must hold nothing but arrays, got a {type(leaf).__name__} at a/0"
+    message = f"params must hold nothing but arrays, got {type(leaf).__name__} at a/0"
     with pytest.raises(TypeError, match=re.escape(message)):
         named_leaves({"a": [leaf]})
     with pytest.raises(TypeError, match="at the root: leave it out"):
@@ -176,14 +176,14 @@ LINEAR = {"kernel": 1.0, "bias": 2.0}
         ),
         ([0.0] * 7, [], "missing '0', '1', '2', '3', '4' and 2 more"),
         (1.0, LINEAR, "missing '', unexpected 'bias', 'kernel'"),
-        ((1.0, [2.0]), (1.0, (2.0,)), "a tuple in place of a list at 1"),
-        ({"a": [1.0]}, {"a": {0: 1.0}}, "a dict in place of a list at a"),
-        ({"a": nnx.Param(1.0)}, {"a": 1.0}, "a leaf in place of a Param at a"),
-        ({"a": ()}, {}, "other static fields of a dict at the root"),
+        ((1.0, [2.0]), (1.0, (2.0,)), "tuple in place of list at 1"),
+        ({"a": [1.0]}, {"a": {0: 1.0}}, "dict in place of list at a"),
+        ({"a": nnx.Param(1.0)}, {"a": 1.0}, "leaf in place of Param at a"),
+        ({"a": ()}, {}, "other static fields of dict at the root"),
         (
             [nnx.Param(1.0), nnx.Param(1.0)],
             [nnx.Param(1.0), nnx.Param(1.0, note="x")],
-            "other static fields of a Param at 1",
+            "other static fields of Param at 1",
         ),
     ],
 )

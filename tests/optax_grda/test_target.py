@@ -293,7 +293,7 @@ def test_wrong_types_are_named():
 
 
 def test_params_without_entries_are_refused():
-    with pytest.raises(ValueError, match="params must hold at least one entry"):
+    with pytest.raises(ValueError, match="params must hold at least one float"):
         target_sparsity(0.1, 0.9).init({})
 
 
