@@ -1,8 +1,11 @@
-"""The check of numbers that a user gives."""
+"""The checks of numbers that a user gives."""
 
 import math
 import numbers
+import operator
 from collections.abc import Callable
+
+import jax.numpy as jnp
 
 
 def check_number(
@@ -13,7 +16,7 @@ def check_number(
     *,
     or_schedule: bool = False,
 ) -> None:
-    """Raises unless value is a finite number for which the rule holds.
+    """Raises unless value is a finite real number for which the rule holds.
 
     Arrays without axes pass, since they may be traced, and schedules where they may be.
     """
@@ -22,8 +25,28 @@ def check_number(
             raise ValueError(f"{name} must be {rule}, got {value}")
     elif getattr(value, "ndim", 0):
         raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
-    elif not (hasattr(value, "dtype") or (or_schedule and callable(value))):
+    elif not (_is_real_array(value) or (or_schedule and callable(value))):
         kinds = "a number or an array"
         if or_schedule:
             kinds = "a number, an array or a schedule"
         raise TypeError(f"{name} must be {kinds}, got {value!r}")
+
+
+def check_integer(name: str, value, rule: str, holds: Callable[[int], bool]) -> None:
+    """Raises unless value is an integer for which the rule holds, "an integer > 0" say.
+
+    Integers of NumPy pass, and concrete ones of JAX; 3.0 and True do not.
+    """
+    try:
+        integer = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None:
+        raise TypeError(f"{name} must be {rule}, got {value!r}")
+    if not holds(integer):
+        raise ValueError(f"{name} must be {rule}, got {integer}")
+
+
+def _is_real_array(value) -> bool:
+    dtype = getattr(value, "dtype", bool)
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)

@@ -13,7 +13,7 @@ import optax
 
 from optax_grda._arrays import at_least_float32
 from optax_grda._checks import check_number
-from optax_grda._sparsity import leaf_name
+from optax_grda._paths import map_named, named_leaves, structure_difference
 from optax_grda.proximal import Proximal, soft
 
 # Without `from __future__ import annotations`: Optax's test suite compares the
@@ -245,23 +245,23 @@ def threshold_dtype(accumulator: PyTree) -> jnp.dtype:
 def _copy_to_accumulator(params: PyTree, dtype: jax.typing.DTypeLike | None) -> PyTree:
     """v_0 = w_0, in at least float32 unless a dtype is given, in buffers of its own."""
 
-    def copy(path, leaf):
+    def copy(name, leaf):
         leaf = jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 "params must have float or complex leaves, "
-                f"got {leaf.dtype} at {leaf_name(path) or 'the root'}"
+                f"got {leaf.dtype} at {name or 'the root'}"
             )
         wanted = at_least_float32(leaf.dtype) if dtype is None else jnp.dtype(dtype)
         if jnp.iscomplexobj(leaf) != jnp.issubdtype(wanted, jnp.complexfloating):
             raise ValueError(
                 "accumulator_dtype must be complex where params are complex and real "
                 f"where they are real, got {wanted} for {leaf.dtype} at "
-                f"{leaf_name(path) or 'the root'}"
+                f"{name or 'the root'}"
             )
         return jnp.array(leaf, dtype=wanted, copy=True)
 
-    return jax.tree_util.tree_map_with_path(copy, params)
+    return map_named(copy, params)
 
 
 def _descend(
@@ -289,44 +289,31 @@ def _check_trees(updates: PyTree, accumulator: PyTree, params: PyTree) -> None:
             "params must be given to update, as in "
             "`optimizer.update(gradients, state, params)`: got None"
         )
-    expected = jax.tree.structure(accumulator)
     for argument, tree in (("updates", updates), ("params", params)):
-        structure = jax.tree.structure(tree)
-        if structure != expected:
+        if difference := structure_difference(accumulator, tree):
             raise ValueError(
-                f"{argument} must have the structure of the params given to init, "
-                f"{expected}: got {structure}"
+                f"{argument} must have the structure of the params given to init: got "
+                f"{difference}"
             )
-        jax.tree_util.tree_map_with_path(
-            lambda path, v, leaf, argument=argument: _check_shape(
-                argument, path, jnp.shape(v), jnp.shape(leaf)
-            ),
-            accumulator,
-            tree,
-        )
-
-
-def _check_shape(argument, path, expected, shape):
-    if shape != expected:
-        raise ValueError(
-            f"{argument} must have the shapes of the params given to init, "
-            f"{expected} at {leaf_name(path) or 'the root'}: got {shape}"
-        )
+        shapes = map(jnp.shape, jax.tree.leaves(tree))
+        for (name, v), shape in zip(named_leaves(accumulator), shapes, strict=True):
+            if shape != v.shape:
+                raise ValueError(
+                    f"{argument} must have the shapes of the params given to init, "
+                    f"{v.shape} at {name or 'the root'}: got {shape}"
+                )
 
 
 def _in_structure_of(params: PyTree, accumulator: PyTree) -> PyTree:
-    """The accumulator's leaves in the structure of params with the same paths."""
+    """The accumulator's leaves in the structure of params of the same names."""
     mine, theirs = (
-        {
-            leaf_name(path): jnp.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        [(name, jnp.shape(leaf)) for name, leaf in named_leaves(tree)]
         for tree in (params, accumulator)
     )
-    if list(mine.items()) != list(theirs.items()):
+    if mine != theirs:
+        wanted = [leaf for leaf in theirs if leaf not in mine]
         raise ValueError(
-            "params must have the paths and shapes of those at init, "
-            f"{sorted(theirs.items() - mine.items())}: got "
-            f"{sorted(mine.items() - theirs.items())}"
+            "params must have the names and shapes of those given to init, "
+            f"{dict(wanted)}: got {dict(leaf for leaf in mine if leaf not in theirs)}"
         )
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(accumulator))

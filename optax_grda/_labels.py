@@ -4,10 +4,9 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
-from optax_grda._sparsity import leaf_name
+from optax_grda._paths import map_named, named_leaves
 
 PyTree = Any
 
@@ -29,6 +28,7 @@ def label_by_rank(labels: Mapping[int, str]) -> Callable[[PyTree], PyTree]:
     Raises:
       ValueError: if labels are empty or a key is negative; in the function returned,
         if the rank of a leaf is below all keys (the error names the leaf).
+      TypeError: in the function returned, if a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -44,24 +44,23 @@ def label_by_rank(labels: Mapping[int, str]) -> Callable[[PyTree], PyTree]:
     if not labels or min(labels) < 0:
         raise ValueError(f"labels must map ranks >= 0 to labels, got {labels}")
 
-    def label(path, leaf):
-        reached = [rank for rank in labels if rank <= jnp.ndim(leaf)]
+    def label(name, leaf):
+        reached = [rank for rank in labels if rank <= np.ndim(leaf)]
         if not reached:
             raise ValueError(
-                f"labels must cover every rank: {leaf_name(path)} has rank "
-                f"{jnp.ndim(leaf)}, the smallest key is {min(labels)}"
+                f"labels must cover every rank: {name or 'the root'} has rank "
+                f"{np.ndim(leaf)}, the smallest key is {min(labels)}"
             )
         return labels[max(reached)]
 
-    return lambda params: jax.tree_util.tree_map_with_path(label, params)
+    return lambda params: map_named(label, params)
 
 
 def label_by_path(labels: Mapping[str, str]) -> Callable[[PyTree], PyTree]:
     """Labels leaves by shell patterns of their paths; the first that matches counts.
 
-    Paths are joined by "/", as :func:`optax_grda.sparsity_report` prints them.
-    ``*`` matches any characters, "/" included, ``?`` one, ``[ab]`` one of a set; case
-    matters.
+    Paths are spelled as :func:`optax_grda.sparsity_report` prints them. ``*`` matches
+    any characters, "/" included, ``?`` one, ``[ab]`` one of a set; case matters.
 
     Args:
       labels: maps patterns to labels, in the order in which they are tried.
@@ -71,7 +70,10 @@ def label_by_path(labels: Mapping[str, str]) -> Callable[[PyTree], PyTree]:
 
     Raises:
       ValueError: if labels are empty; in the function returned, if no pattern matches
-        a leaf, or a pattern matches none (the error names the leaf or the pattern).
+        a leaf, or a pattern matches none (the error names the leaf or the pattern),
+        unless there are no leaves at all, as in the placeholders of
+        :func:`optax.tree.map_params`.
+      TypeError: in the function returned, if a leaf is not an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,23 +89,22 @@ def label_by_path(labels: Mapping[str, str]) -> Callable[[PyTree], PyTree]:
     if not labels:
         raise ValueError("labels must map at least one pattern to a label, got none")
 
-    def label(path, _):
+    def label(name, _):
         for pattern in labels:
-            if fnmatch.fnmatchcase(leaf_name(path), pattern):
+            if fnmatch.fnmatchcase(name, pattern):
                 return labels[pattern]
         raise ValueError(
-            f"labels must cover every leaf: none of {list(labels)} matches "
-            f"{leaf_name(path)!r}"
+            f"labels must cover every leaf: none of {list(labels)} matches {name!r}"
         )
 
     def label_tree(params):
-        names = [leaf_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = [name for name, _ in named_leaves(params)]
         for pattern in labels:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            if names and not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
                     f"labels must hold patterns that match a leaf: {pattern!r} matches "
                     f"none of {names}"
                 )
-        return jax.tree_util.tree_map_with_path(label, params)
+        return map_named(label, params)
 
     return label_tree

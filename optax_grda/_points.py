@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_grda._arrays import at_least_float32
-from optax_grda._sparsity import leaf_name
+from optax_grda._paths import dtype_of, named_leaves, structure_difference
 
 PyTree = Any
 
@@ -21,27 +21,22 @@ def check_points(**points: PyTree) -> None:
     if not jax.tree.leaves(reference):
         raise ValueError(f"{first} must hold at least one array, got {reference}")
     for name, point in points.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(point):
-            dtype = jnp.result_type(leaf)
+        for place, leaf in named_leaves(point, name):
+            dtype = dtype_of(leaf)
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise TypeError(
-                    f"{name} must have real float leaves, got {dtype} at {_at(path)}"
+                    f"{name} must have real float leaves, got {dtype} at "
+                    f"{place or 'the root'}"
                 )
     for name, point in others:
-        expected, structure = jax.tree.structure(reference), jax.tree.structure(point)
-        if structure != expected:
-            raise ValueError(
-                f"{name} must have the structure of {first}, {expected}: "
-                f"got {structure}"
-            )
-        jax.tree_util.tree_map_with_path(
-            lambda path, x, y, name=name: _check_leaf(name, first, path, x, y),
-            reference,
-            point,
-        )
+        if difference := structure_difference(reference, point):
+            raise ValueError(f"{name} must have the structure of {first}: {difference}")
+        leaves = zip(named_leaves(reference), jax.tree.leaves(point), strict=True)
+        for (place, expected), leaf in leaves:
+            _check_leaf(name, first, place or "the root", expected, leaf)
 
 
-def _check_leaf(name, first, path, expected, leaf):
+def _check_leaf(name, first, place, expected, leaf):
     for what, trait in (
         ("shapes", jnp.shape),
         ("dtypes", lambda x: at_least_float32(jnp.result_type(x))),
@@ -49,9 +44,5 @@ def _check_leaf(name, first, path, expected, leaf):
         if trait(leaf) != trait(expected):
             raise ValueError(
                 f"{name} must have the {what} of {first}, {trait(expected)} at "
-                f"{_at(path)}: got {trait(leaf)}"
+                f"{place}: got {trait(leaf)}"
             )
-
-
-def _at(path: jax.tree_util.KeyPath) -> str:
-    return leaf_name(path) or "the root"

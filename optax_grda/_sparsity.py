@@ -2,29 +2,37 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_grda._paths import weights_of
+
 PyTree = Any
 
 
 def sparsity(params: PyTree) -> jax.Array:
-    """The fraction of entries that are exactly zero, over all leaves.
+    """The fraction of weights that are exactly zero, over all leaves.
 
     Pure and jittable: log it from inside a training step.
 
     Args:
-      params: pytree of arrays of any shapes and dtypes.
+      params: pytree of arrays of any shapes. Leaves of float and complex dtypes are
+        weights. The others are not counted: integers, booleans and random keys, which
+        ``nnx.state(model)`` holds too (and statistics of BatchNorm, which are floats:
+        ``nnx.state(model, nnx.Param)`` leaves them out).
 
     Returns:
       Scalar float32 array in [0, 1]. Zeros are counted as integers, so that the
       fraction is right to float32 rounding for any number of parameters.
 
     Raises:
-      ValueError: if params hold no entry.
+      ValueError: if params hold no weight, or two leaves of the same path.
+      TypeError: if a leaf is not an array, such as an activation function in an
+        Equinox module (the error names the leaf, and the remedy).
 
     Example:
       >>> import jax.numpy as jnp
@@ -32,11 +40,12 @@ def sparsity(params: PyTree) -> jax.Array:
       >>> print(sparsity({"kernel": jnp.eye(4), "bias": jnp.zeros(4)}))
       0.8
     """
-    leaves = jax.tree.leaves(params)
-    total = _total(math.prod(jnp.shape(leaf)) for leaf in leaves)
-    zeros = sum(jnp.sum(_row_zeros(leaf).astype(jnp.float32)) for leaf in leaves)
+    weights = [leaf for _, leaf in weights_of(params)]
+    total = _total(math.prod(np.shape(leaf)) for leaf in weights)
+    # Small numbers of NumPy's float64 must not become zeros on their way to a device.
+    weights = [w if isinstance(w, jax.Array) else np.not_equal(w, 0) for w in weights]
     # A Python integer beyond int32 could not enter a traced program.
-    return jnp.asarray(zeros / float(total), jnp.float32)
+    return _zeros(weights) / float(total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +54,12 @@ class LeafSparsity:
 
     path: str  # names on the way to the leaf, joined by "/"
     shape: tuple[int, ...]
-    size: int  # number of entries
-    nonzero: int  # number of entries that are not exactly zero
+    size: int  # number of weights
+    nonzero: int  # number of weights that are not exactly zero
 
     @property
     def sparsity(self) -> float:
-        """The fraction of entries that are exactly zero; 0 for an empty leaf."""
+        """The fraction of weights that are exactly zero; 0 for an empty leaf."""
         return 1 - self.nonzero / self.size if self.size else 0.0
 
 
@@ -62,17 +71,17 @@ class SparsityReport:
 
     @property
     def total(self) -> int:
-        """Number of entries."""
+        """Number of weights."""
         return sum(leaf.size for leaf in self.leaves)
 
     @property
     def nonzero(self) -> int:
-        """Number of entries that are not exactly zero."""
+        """Number of weights that are not exactly zero."""
         return sum(leaf.nonzero for leaf in self.leaves)
 
     @property
     def sparsity(self) -> float:
-        """The fraction of entries that are exactly zero."""
+        """The fraction of weights that are exactly zero."""
         return 1 - self.nonzero / self.total
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,20 +129,23 @@ class SparsityReport:
 
 
 def sparsity_report(params: PyTree) -> SparsityReport:
-    """Counts nonzero entries leaf by leaf, exactly.
+    """Counts nonzero weights leaf by leaf, exactly.
 
     Counts are made where the arrays are, and only counts come to the host. Not for use
     under ``jit``; :func:`sparsity` is.
 
     Args:
-      params: pytree of concrete arrays of any shapes and dtypes. Where several
-        processes share them, each array must be replicated in the processes.
+      params: pytree of concrete arrays, of which :func:`sparsity` says what counts.
+        Where several processes share them, each array must be replicated in the
+        processes.
 
     Returns:
-      A :class:`SparsityReport`.
+      A :class:`SparsityReport`. It names a leaf by the keys on the way to it, joined
+      by "/", without the boxes in which Flax keeps a parameter; so do
+      :func:`label_by_path` and :mod:`optax_grda.packing`.
 
     Raises:
-      ValueError: if params hold no entry.
+      ValueError, TypeError: as :func:`sparsity`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,37 +156,36 @@ def sparsity_report(params: PyTree) -> SparsityReport:
       kernel  4 x 4    16        4    75.00%
       total            20        4    80.00%
     """
-    report = SparsityReport(
-        tuple(
-            LeafSparsity(
-                path=leaf_name(path),
-                shape=tuple(jnp.shape(leaf)),
-                size=(size := math.prod(jnp.shape(leaf))),
-                nonzero=size - int(np.asarray(_row_zeros(leaf)).sum(dtype=np.int64)),
-            )
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        )
+    leaves = tuple(
+        LeafSparsity(name, np.shape(leaf), math.prod(np.shape(leaf)), _nonzero(leaf))
+        for name, leaf in weights_of(params)
     )
-    _total(leaf.size for leaf in report.leaves)
-    return report
+    _total(leaf.size for leaf in leaves)
+    return SparsityReport(leaves)
 
 
-def leaf_name(path: jax.tree_util.KeyPath) -> str:
-    """The path's keys joined by "/", as in ``layers/0/kernel``."""
-    # Flax boxes its arrays in an attribute of this name, which tells nothing.
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _nonzero(leaf: jax.typing.ArrayLike) -> int:
+    if not isinstance(leaf, jax.Array):
+        return int(np.count_nonzero(leaf))
+    return leaf.size - int(np.asarray(_row_zeros(leaf)).sum(dtype=np.int64))
 
 
-def _row_zeros(leaf: jax.typing.ArrayLike) -> Any:
+@jax.jit
+def _zeros(leaves: list[jax.Array]) -> jax.Array:
+    counts = [jnp.sum(_row_zeros(leaf).astype(jnp.float32)) for leaf in leaves]
+    return jnp.sum(jnp.stack(counts))
+
+
+@jax.jit
+def _row_zeros(leaf: jax.Array) -> jax.Array:
     """Zeros along the last axis, int32: one count of a whole leaf could overflow."""
-    xp = np if isinstance(leaf, np.ndarray) else jnp  # NumPy need not compile
-    return xp.sum(xp.logical_not(xp.atleast_1d(leaf)), axis=-1, dtype=xp.int32)
+    return jnp.sum(jnp.logical_not(jnp.atleast_1d(leaf)), axis=-1, dtype=jnp.int32)
 
 
-def _total(sizes) -> int:
+def _total(sizes: Iterable[int]) -> int:
     total = sum(sizes)
     if not total:
-        raise ValueError("params must hold at least one entry, got none")
+        raise ValueError(
+            "params must hold at least one float or complex entry, got none"
+        )
     return total

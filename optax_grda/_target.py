@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_grda._arrays import count_zeros
-from optax_grda._checks import check_number
+from optax_grda._checks import check_integer, check_number
 from optax_grda._dual_averaging import (
     Law,
     dual_averaging,
@@ -101,9 +101,9 @@ def target_sparsity(
       :class:`DualAveragingState`. What it has reached is there to be logged:
       ``state.law_state.sparsity``, or ``optax.tree.get(state, "sparsity")`` from within
       a chain. It is used as :func:`grda` is, and comes last in a chain as that does.
-      Under :func:`optax.partition` the target is over the leaves of its label. Under ``jit``
-      over a mesh it is over whole arrays; inside ``shard_map`` it is over what a device
-      sees.
+      Under :func:`optax.partition` the target is over the leaves of its label. Under
+      ``jit`` over a mesh it is over whole arrays; inside ``shard_map`` it is over what
+      a device sees.
 
     Raises:
       ValueError: if ``sparsity`` is a number outside [0, 1) or ``gain`` one outside
@@ -184,6 +184,7 @@ def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
 
     Raises:
       ValueError: if ``final`` is outside [0, 1) or ``steps`` is not positive.
+      TypeError: if ``steps`` is no integer.
 
     Example:
       >>> from optax_grda import sparsity_ramp
@@ -196,7 +197,7 @@ def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
       <https://arxiv.org/abs/1710.01878>`_, 2017, equation 1.
     """
     check_number("final", final, "in [0, 1)", lambda x: 0 <= x < 1)
-    check_number("steps", steps, "an integer > 0", lambda x: x > 0 and x % 1 == 0)
+    check_integer("steps", steps, "an integer > 0", lambda x: x > 0)
     return optax.polynomial_schedule(0.0, final, power=3, transition_steps=steps)
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_grda._checks import check_number
-from optax_grda._sparsity import leaf_name, sparsity
+from optax_grda._checks import check_integer, check_number
+from optax_grda._paths import weights_of
+from optax_grda._sparsity import sparsity
 
 PyTree = Any
 
@@ -28,7 +29,8 @@ def health(params: PyTree) -> Health:
     where the threshold has passed it.
 
     Args:
-      params: pytree of arrays.
+      params: pytree of arrays; those that are no weights, such as random keys in an
+        NNX State, are passed over.
 
     Returns:
       A :class:`Health`. Its ``kernels`` are the leaves of two or more axes: a layer
@@ -48,10 +50,7 @@ def health(params: PyTree) -> Health:
       >>> print(warning.partition(":")[0])
       hidden/kernel is all zero, so that nothing passes
     """
-    leaves = [
-        (leaf_name(path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    leaves = weights_of(params)
     return Health(
         finite=jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for _, leaf in leaves])),
         sparsity=sparsity(params),
@@ -155,7 +154,7 @@ def predicted_threshold(
     )
     check_number("c", c, ">= 0", lambda x: x >= 0)
     check_number("mu", mu, "in (0, 1]", lambda x: 0 < x <= 1)
-    check_number("steps", steps, "an integer >= 0", lambda x: x >= 0 and x % 1 == 0)
+    check_integer("steps", steps, "an integer >= 0", lambda x: x >= 0)
     if not callable(learning_rate):
         return float(c * learning_rate**0.5 * (steps * learning_rate) ** mu)
     counts = jnp.arange(steps, dtype=jnp.int32)
@@ -208,7 +207,7 @@ def c_for_sparsity(
       0.30
     """
     check_number("sparsity", sparsity, "in [0, 1)", lambda x: 0 <= x < 1)
-    check_number("steps", steps, "an integer > 0", lambda x: x > 0 and x % 1 == 0)
+    check_integer("steps", steps, "an integer > 0", lambda x: x > 0)
     moduli = [np.abs(np.asarray(v)).ravel() for v in jax.tree.leaves(accumulator)]
     moduli = np.concatenate([np.zeros(0), *moduli])
     if not moduli.size:

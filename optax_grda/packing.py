@@ -3,9 +3,12 @@
 A file is a safetensors file. Where that is smaller, a leaf is kept as two tensors:
 its nonzero values in order, under the leaf's path, and under the path + ``":mask"`` one
 bit for every entry, as :func:`numpy.packbits` lays them out. The other leaves are kept
-as they are. The metadata hold ``format``, and ``leaves``: a JSON table of the dtype and
-shape of every packed leaf, and of every leaf of a dtype that safetensors does not know
-(complex, 8-bit floats, ...), whose values are kept as unsigned integers.
+as they are. Paths are spelled as :func:`optax_grda.sparsity_report` prints them: a file
+of an NNX State is one of the pure dicts with the same arrays.
+
+The metadata hold ``format``, and ``leaves``: a JSON table of the dtype and shape of
+every packed leaf, and of every leaf of a dtype that safetensors does not know (complex,
+8-bit floats, ...), whose values are kept as unsigned integers.
 
 Everything is exact to the bit: an entry is a zero if all its bits are, so that -0.0 and
 the payloads of NaNs come back as they were. (gRDA makes no -0.0. Masks that multiply
@@ -50,13 +53,16 @@ def pack(params: PyTree, path: str | os.PathLike[str]) -> None:
 
     Args:
       params: pytree of arrays or numbers, of bool, integer, float or complex dtypes,
-        those of ml_dtypes, such as bfloat16, included.
+        those of ml_dtypes, such as bfloat16, included. Arrays may be split over the
+        devices of one process. Where several processes share them, each array must be
+        replicated in the processes.
       path: of the file. One that exists is replaced as a whole, once the new one is
         complete on disk.
 
     Raises:
-      TypeError: if a leaf is of another dtype.
-      ValueError: if the paths of two leaves are the same once joined by "/".
+      TypeError: if a leaf is of another dtype, or no array.
+      ValueError: if the paths of two leaves are the same once joined by "/", or one is
+        a name that the file needs for itself. Nothing is written then.
       ImportError: if safetensors is not installed.
 
     Example:
@@ -73,13 +79,14 @@ def pack(params: PyTree, path: str | os.PathLike[str]) -> None:
       ((512, 512), dtype('float32'), True)
     """
     safetensors = _safetensors()
-    leaves = _named_leaves("params", params)
+    leaves = _named_leaves(params, "params")
     tensors, table = {}, {}
     for name, leaf in leaves.items():
-        if name + _MASK in leaves:
-            raise ValueError(
-                f"params must not hold a leaf {name + _MASK!r}: a mask's name"
-            )
+        for reserved in (name + _MASK, "__metadata__"):
+            if reserved in leaves:
+                raise ValueError(
+                    f"params must not hold a leaf {reserved!r}: files need that name"
+                )
         array = _checked(name, leaf)
         encoded = _encode(name, array)
         if encoded[name] is not array:
@@ -104,7 +111,7 @@ def unpack(path: str | os.PathLike[str], like: PyTree | None = None) -> PyTree:
 
     Raises:
       PackingError: if the file is damaged or was not written by :func:`pack`.
-      FileNotFoundError: if there is none.
+      OSError: if it cannot be opened; FileNotFoundError if there is none.
       ValueError: if ``like`` differs from the file; without it, if a leaf's path goes
         through another leaf.
       ImportError: if safetensors is not installed, or ml_dtypes is not and a leaf is of
@@ -124,6 +131,8 @@ def unpack(path: str | os.PathLike[str], like: PyTree | None = None) -> PyTree:
     """
     safetensors = _safetensors()
     path = os.fspath(path)
+    with open(path, "rb"):  # what cannot be opened is told from what is damaged
+        pass
     try:
         with safetensors.safe_open(path, framework="np") as file:
             leaves = _read(file)
@@ -132,8 +141,11 @@ def unpack(path: str | os.PathLike[str], like: PyTree | None = None) -> PyTree:
     return _nest(leaves) if like is None else _arrange(leaves, like)
 
 
-# What Python and NumPy raise over parts that do not fit together.
-_CONFUSED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+# What Python and NumPy raise over parts that do not fit together, and over a device.
+_CONFUSED = (
+    *(AttributeError, KeyError, OSError, OverflowError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 def _encode(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,7 +199,7 @@ def _tensor(file, name: str) -> np.ndarray:
 def _dtype(name: str, dtype: str) -> np.dtype:
     """The dtype of that name, from NumPy or from ml_dtypes."""
     try:
-        return np.dtype(dtype)
+        found = np.dtype(dtype)
     except TypeError:
         try:
             import ml_dtypes
@@ -195,32 +207,37 @@ def _dtype(name: str, dtype: str) -> np.dtype:
             raise ImportError(
                 f"{name} is of dtype {dtype}: install ml_dtypes to unpack it"
             ) from error
-        return np.dtype(getattr(ml_dtypes, dtype))
+        found = np.dtype(getattr(ml_dtypes, dtype))
+    if not _is_numeric(found):
+        raise ValueError(f"{name} is of dtype {dtype}")
+    return found
 
 
 def _checked(name: str, leaf) -> np.ndarray:
     """The leaf as a contiguous array in this machine's byte order."""
-    array = np.asarray(leaf, order="C")
-    custom = array.dtype.type.__module__ == "ml_dtypes"
-    if not custom and (array.dtype.kind not in "biufc" or array.itemsize > 16):
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    if not _is_numeric(dtype):
         raise TypeError(
-            "params must be of bool, integer, float or complex dtypes, got "
-            f"{array.dtype} at {name or 'the root'}"
+            f"params must be of bool, integer, float or complex dtypes, got {dtype} at "
+            f"{name or 'the root'}: leave it out, or pack a key's jax.random.key_data"
         )
+    array = np.asarray(leaf, order="C")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _named_leaves(argument: str, tree: PyTree) -> dict[str, Any]:
-    """The leaves by path, joined by "/"."""
-    import jax
+def _is_numeric(dtype) -> bool:
+    """Whether leaves may be of it: keys of JAX, strings and objects may not."""
+    if not isinstance(dtype, np.dtype):
+        return False
+    custom = dtype.type.__module__ == "ml_dtypes"
+    return custom or (dtype.kind in "biufc" and dtype.itemsize <= 16)
 
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name in leaves:
-            raise ValueError(f"{argument} must not hold two leaves named {name!r}")
-        leaves[name] = leaf
-    return leaves
+
+def _named_leaves(tree: PyTree, argument: str) -> dict[str, Any]:
+    """The leaves by path. Needs JAX, which reading a file does not."""
+    from optax_grda._paths import named_leaves
+
+    return dict(named_leaves(tree, argument))
 
 
 def _nest(leaves: dict[str, np.ndarray]) -> PyTree:
@@ -245,13 +262,11 @@ def _arrange(leaves: dict[str, np.ndarray], like: PyTree) -> PyTree:
     """The leaves in the structure of a template that they match."""
     import jax
 
-    templates = _named_leaves("like", like)
-    if templates.keys() != leaves.keys():
-        raise ValueError(
-            "like must have the leaves of the file: it lacks "
-            f"{sorted(leaves.keys() - templates.keys())}, and the file lacks "
-            f"{sorted(templates.keys() - leaves.keys())}"
-        )
+    from optax_grda._paths import names_difference
+
+    templates = _named_leaves(like, "like")
+    if difference := names_difference(leaves, templates):
+        raise ValueError(f"like must have the leaves of the file: {difference}")
     for name, template in templates.items():
         if not hasattr(template, "dtype"):
             template = np.asarray(template)

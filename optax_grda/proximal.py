@@ -23,7 +23,7 @@ import numpy as np
 
 from optax_grda._arrays import at_least_float32, real_dtype, replicated
 from optax_grda._checks import check_number
-from optax_grda._sparsity import leaf_name
+from optax_grda._paths import named_leaves
 
 PyTree = Any
 # From the accumulator and the threshold to the weights, in the accumulator's dtypes.
@@ -164,11 +164,10 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
     check_number("elementwise", elementwise, "in [0, 1]", lambda x: 0 <= x <= 1)
 
     def map_units(tree: PyTree, threshold: jax.typing.ArrayLike) -> PyTree:
-        paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-        names = [leaf_name(path) for path, _ in paths]
+        leaves = named_leaves(tree, "accumulator")
         weights = []
         layers: dict[str, list[tuple[int, tuple[int, ...]]]] = {}  # places, and axes
-        for name, (_, leaf) in zip(names, paths, strict=True):
+        for name, leaf in leaves:
             unit = units(name, leaf.shape)
             if unit is None:
                 weights.append(soft_threshold(leaf, threshold))
@@ -184,7 +183,7 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
         if not layers:
             raise ValueError(
                 "groups must name a layer for at least one leaf, got None for all of "
-                f"{names}"
+                f"{[name for name, _ in leaves]}"
             )
         for layer, members in layers.items():
             shrunk = _shrink_layer(
@@ -194,7 +193,7 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
             )
             for (place, _), leaf in zip(members, shrunk, strict=True):
                 weights[place] = leaf
-        return jax.tree.unflatten(structure, weights)
+        return jax.tree.unflatten(jax.tree.structure(tree), weights)
 
     return map_units
 

@@ -152,7 +152,9 @@ def test_axis_out_of_range():
 @pytest.mark.parametrize("params", [{}, [], {"a": np.zeros((0, 3))}])
 def test_sparsity_of_nothing(params):
     for function in sparsity, sparsity_report:
-        with raises(ValueError, "params must hold at least one entry, got none"):
+        with raises(
+            ValueError, "params must hold at least one float or complex entry, got none"
+        ):
             function(params)
 
 

@@ -1,6 +1,10 @@
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from optax_grda import grda, label_by_path, label_by_rank
 
@@ -53,3 +57,50 @@ def test_labels_work_under_jit_and_on_shapes_alone():
         (3, 3, 2, 4),
         (4, 2),
     }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+def test_fields_named_as_the_boxes_of_flax_are_told_apart():
+    params = {"attention": Attention(1.0, 2.0, 3.0)}
+    labels = label_by_path({"*/value": "sparse", "*": "dense"})(params)
+    assert labels == {"attention": Attention("dense", "dense", "sparse")}
+
+
+def test_integers_and_random_keys_are_labelled_too():
+    state = {
+        "count": 3,
+        "key": jax.random.key(0),
+        "keys": jax.random.split(jax.random.key(0)),
+    }
+    expected = {"count": "a", "key": "a", "keys": "b"}
+    assert label_by_rank({0: "a", 1: "b"})(state) == expected
+    assert label_by_path({"keys": "b", "*": "a"})(state) == expected
+
+
+@pytest.mark.parametrize(
+    "label", [label_by_path({"conv/*": "s", "*": "d"}), label_by_rank({0: "d", 2: "s"})]
+)
+def test_states_of_partition_are_mapped_by_optax(label):
+    """Optax calls label functions on placeholders that have no leaves."""
+    optimizer = optax.partition({"s": grda(0.1), "d": optax.adam(0.1)}, label)
+    state = jax.eval_shape(optimizer.init, PARAMS)
+    mapped = optax.tree.map_params(
+        optimizer, lambda leaf: leaf.shape, state, transform_non_params=lambda _: None
+    )
+    accumulator = optax.tree.get(mapped, "accumulator")
+    assert accumulator["conv"]["kernel"] == (3, 3, 2, 4)
+    assert optax.tree.get(mapped, "mu")["norm"] == [(4,), ()]
+    assert optax.tree.get(mapped, "threshold") is None
+
+
+@pytest.mark.parametrize("label", [label_by_path({"*": "a"}), label_by_rank({0: "a"})])
+def test_leaf_that_is_no_array_is_named(label):
+    with pytest.raises(TypeError, match=r"nothing but arrays, got .* at layer/act: "):
+        label({"layer": {"act": jnp.tanh, "kernel": np.ones(2)}})

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,15 +57,32 @@ def test_sparsity_is_a_float32_scalar_under_jit_and_vmap():
 
 
 def test_negative_zero_is_zero_and_nan_infinity_and_tiny_are_not():
-    params = np.array([-0.0, 0.0, np.nan, np.inf, np.finfo(np.float32).tiny])
-    assert sparsity(params.astype("float32")) == np.float32(0.4)
-    assert sparsity_report(params.astype("float32")).nonzero == 3
+    params = np.float32([-0.0, 0.0, np.nan, np.inf, np.finfo(np.float32).tiny])
+    for array in params, jnp.asarray(params):
+        assert sparsity(array) == np.float32(0.4)
+        assert sparsity_report(array).nonzero == 3
+
+
+def test_small_numbers_of_numpy_are_not_zeros_on_a_device():
+    params = [np.array([0.0, 1e-300]), np.float64(1e-300), 1e-300, 0.0]
+    assert sparsity(params) == np.float32(0.4)
+    assert sparsity_report(params).nonzero == 3
+
+
+def test_what_is_no_weight_is_not_counted():
+    """What an NNX State holds beside weights; statistics are floats, and count."""
+    state = {"drop": nnx.state(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))}
+    state |= {"int": np.zeros(2, int), "mask": np.zeros(2, bool), "kernel": np.eye(2)}
+    assert sparsity(state) == 0.5
+    assert jax.jit(sparsity)(state) == 0.5
+    assert [leaf.path for leaf in sparsity_report(state).leaves] == ["kernel"]
 
 
 def test_counts_stay_exact_above_the_integers_of_float32():
-    mask = np.zeros(2**24 + 3, bool)  # the count of its zeros, 2^24 + 1, is not one
-    mask[:2] = True
-    assert sparsity_report(mask).nonzero == 2
+    params = np.zeros(2**24 + 3, "float16")  # 2^24 + 1 zeros: not a float32
+    params[:2] = 1
+    assert sparsity_report(params).nonzero == 2
+    assert sparsity_report(jnp.asarray(params)).nonzero == 2
 
 
 def test_more_entries_than_int32_holds():
@@ -76,10 +94,10 @@ def test_more_entries_than_int32_holds():
 def test_table_is_aligned():
     params = {
         "layers": [
-            {"kernel": jnp.eye(40), "bias": jnp.zeros(40)},
-            {"kernel": jnp.ones((2, 3, 4)), "scale": jnp.ones(())},
+            {"kernel": np.eye(40), "bias": np.zeros(40)},
+            {"kernel": np.ones((2, 3, 4)), "scale": np.ones(())},
         ],
-        "none": jnp.zeros((0, 3)),
+        "none": np.zeros((0, 3)),
     }
     assert str(sparsity_report(params)) == (
         "leaf             shape       size  nonzero  sparsity\n"
@@ -93,7 +111,7 @@ def test_table_is_aligned():
 
 
 def test_to_dict_survives_json():
-    report = sparsity_report({"kernel": jnp.eye(4), "bias": np.zeros(4)})
+    report = sparsity_report({"kernel": np.eye(4), "bias": np.zeros(4)})
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     assert report.to_dict() == {
         "total": 20,
@@ -113,20 +131,18 @@ def test_to_dict_survives_json():
 
 
 def test_report_of_a_bare_array_and_of_python_numbers():
-    assert sparsity_report(jnp.eye(2)).leaves == (LeafSparsity("", (2, 2), 4, 2),)
+    assert sparsity_report(np.eye(2)).leaves == (LeafSparsity("", (2, 2), 4, 2),)
     assert sparsity_report([0.0, 1.0]) == SparsityReport(
         (LeafSparsity("0", (), 1, 0), LeafSparsity("1", (), 1, 1))
     )
 
 
 def test_report_counts_arrays_that_are_split_over_devices():
-    mesh = jax.make_mesh(
-        (8,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices("cpu"),
+    mesh = jax.make_mesh((8,), ("data",), devices=jax.devices("cpu"))
+    sharding = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec(None, "data")
     )
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    params = jax.device_put(jnp.eye(16), sharding)
-    assert sparsity_report(params).nonzero == 16
-    assert sparsity(params) == np.float32(1 - 16 / 256)
+    params = [jax.device_put(np.eye(16, dtype="f4"), sharding), jnp.ones(2)]
+    with jax.set_mesh(mesh):
+        assert sparsity_report(params).nonzero == 18
+        assert sparsity(params) == np.float32(1 - 18 / 258)

@@ -290,6 +290,8 @@ def test_wrong_types_are_named():
         target_sparsity(0.1, "most")
     with pytest.raises(TypeError, match="gain must be a number or an array"):
         target_sparsity(0.1, 0.9, gain="high")
+    with pytest.raises(TypeError, match=r"steps must be an integer > 0, got 0\.5"):
+        sparsity_ramp(0.9, steps=0.5)
 
 
 def test_label_without_leaves_has_nothing_to_make_zero():
@@ -304,7 +306,6 @@ def test_label_without_leaves_has_nothing_to_make_zero():
     [
         ((1.5, 100), r"final must be in \[0, 1\), got 1.5"),
         ((0.9, 0), "steps must be an integer > 0, got 0"),
-        ((0.9, 0.5), "steps must be an integer > 0, got 0.5"),
     ],
 )
 def test_wrong_ramps_are_named(arguments, message):
