@@ -292,7 +292,7 @@ def _check_trees(updates: PyTree, accumulator: PyTree, params: PyTree) -> None:
     for argument, tree in (("updates", updates), ("params", params)):
         if difference := structure_difference(accumulator, tree):
             raise ValueError(
-                f"{argument} must have the structure of the params given to init: got "
+                f"{argument} must have the structure of the params given to init: "
                 f"{difference}"
             )
         shapes = map(jnp.shape, jax.tree.leaves(tree))

@@ -1,4 +1,8 @@
-"""What a setting will do, before training; and what goes wrong, during it."""
+"""What a setting will do, before training; and what goes wrong, during it.
+
+Before: :func:`check_descent`, :func:`predicted_threshold`, :func:`c_for_sparsity`.
+During: :func:`health`, :func:`health_warnings`.
+"""
 
 from typing import Any, NamedTuple
 
@@ -8,6 +12,7 @@ import numpy as np
 import optax
 
 from optax_grda._checks import check_integer, check_number
+from optax_grda._dual_averaging import DualAveragingState
 from optax_grda._paths import weights_of
 from optax_grda._sparsity import sparsity
 
@@ -118,6 +123,65 @@ target_sparsity asks for, or let it rise more slowly']
                 "it rise more slowly"
             )
     return warnings
+
+
+def check_descent(
+    optimizer: optax.GradientTransformation, params: optax.Params
+) -> None:
+    """Raises if what comes before gRDA in a chain makes it climb.
+
+    :func:`optax_grda.grda` and its relatives take a direction, such as a gradient or
+    what :func:`optax.scale_by_adam` makes of it, and go against it.
+    :func:`optax.sgd`, :func:`optax.adam` and all other whole optimizers have turned
+    the sign and scaled it: chained before gRDA, they make the loss climb, without a
+    word. Two steps from the same start, under a gradient of ones and one of minus ones,
+    tell: take them once, before training.
+
+    Args:
+      optimizer: an Optax optimizer with :func:`optax_grda.grda` or another
+        :func:`optax_grda.dual_averaging` somewhere in it.
+      params: pytree of concrete arrays. They are not changed.
+
+    Raises:
+      ValueError: if the accumulator moves along the gradient, or there is none. (One
+        that does not move, as in a warm-up that starts from 0, tells nothing.)
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from optax_grda import grda
+      >>> from optax_grda.diagnostics import check_descent
+      >>> params = {"kernel": jnp.ones((3, 2))}
+      >>> check_descent(optax.chain(optax.scale_by_adam(), grda(1e-3)), params)
+      >>> try:
+      ...     check_descent(optax.chain(optax.adam(1e-3), grda(1e-3)), params)
+      ... except ValueError as error:
+      ...     print(str(error).partition(":")[0])
+      optimizer must give gRDA a direction, not a step
+    """
+    state = optimizer.init(params)
+
+    def moved(sign: float) -> jax.Array:
+        gradient = jax.tree.map(lambda p: jnp.full_like(p, sign), params)
+        _, after = optimizer.update(gradient, state, params)
+        accumulators = [
+            jax.tree.leaves(node.accumulator)
+            for node in jax.tree.leaves(after, is_leaf=_is_dual_average)
+            if _is_dual_average(node)
+        ]
+        if not accumulators:
+            raise ValueError("optimizer must hold grda or another dual averaging")
+        return sum(jnp.sum(jnp.real(v)) for leaves in accumulators for v in leaves)
+
+    if moved(1.0) > moved(-1.0):
+        raise ValueError(
+            "optimizer must give gRDA a direction, not a step: what comes before it in "
+            "the chain has turned the sign, as optax.sgd and optax.adam do, so that "
+            "the loss would climb. Chain optax.trace or optax.scale_by_adam instead"
+        )
+
+
+def _is_dual_average(node: Any) -> bool:
+    return isinstance(node, DualAveragingState)
 
 
 def predicted_threshold(

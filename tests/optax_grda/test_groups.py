@@ -1,4 +1,4 @@
-"""group_proximal: units that span leaves, against loops in NumPy."""
+"""proximal.groups: units that span leaves, against loops in NumPy."""
 
 import hypothesis
 import jax
@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optax_grda import grda, grda_params, sparsity, target_sparsity
-from optax_grda.proximal import (
-    group_soft_threshold,
-    soft_threshold,
-)
-from optax_grda.proximal import (
-    groups as group_proximal,
-)
+from optax_grda import grda, grda_params, proximal, sparsity, target_sparsity
+from optax_grda.proximal import group_soft_threshold, soft_threshold
 
 
 def soft(x, threshold):
@@ -68,9 +62,9 @@ def layers(draw):
 @given(layers(), st.floats(0, 2), st.sampled_from([0.0, 0.3, 1.0]))
 def test_agrees_with_loops_over_units(layers, threshold, share):
     tree, groups = layers
-    proximal = group_proximal(lambda path, shape: groups[path], elementwise=share)
+    by_unit = proximal.groups(lambda path, shape: groups[path], elementwise=share)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
-    weights = jax.jit(proximal)(params, jnp.float32(threshold))
+    weights = jax.jit(by_unit)(params, jnp.float32(threshold))
     tree = {name: np.asarray(leaf, np.float64) for name, leaf in params.items()}
     expected = oracle(tree, groups, float(np.float32(threshold)), share)
     assert weights.keys() == expected.keys()
@@ -83,9 +77,9 @@ def test_agrees_with_loops_over_units(layers, threshold, share):
 
 def test_one_leaf_is_thresholded_as_by_group_soft_threshold():
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
-    proximal = group_proximal(lambda path, shape: ("conv", -1))
+    by_unit = proximal.groups(lambda path, shape: ("conv", -1))
     np.testing.assert_allclose(
-        proximal(kernel, 1.0),
+        by_unit(kernel, 1.0),
         group_soft_threshold(kernel, 1.0, axis=(0, 1, 2)),
         rtol=1e-5,
     )
@@ -93,8 +87,8 @@ def test_one_leaf_is_thresholded_as_by_group_soft_threshold():
 
 def test_elementwise_alone_is_the_soft_threshold():
     kernel = jax.random.normal(jax.random.key(0), (4, 8))
-    proximal = group_proximal(lambda path, shape: ("layer", 0), elementwise=1.0)
-    np.testing.assert_array_equal(proximal(kernel, 0.5), soft_threshold(kernel, 0.5))
+    by_unit = proximal.groups(lambda path, shape: ("layer", 0), elementwise=1.0)
+    np.testing.assert_array_equal(by_unit(kernel, 0.5), soft_threshold(kernel, 0.5))
 
 
 def channels(path, shape):
@@ -116,7 +110,7 @@ def network():
 
 
 def test_channel_dies_with_its_bias_and_batch_norm():
-    weights = group_proximal(channels)(network(), 0.1)
+    weights = proximal.groups(channels)(network(), 0.1)
     dead = np.array([False, True, False, True])
     for leaf in jax.tree.leaves([weights["conv"], weights["norm"]]):
         zero = np.asarray(leaf).reshape(-1, 4) == 0
@@ -127,7 +121,7 @@ def test_channel_dies_with_its_bias_and_batch_norm():
 def test_nan_stays_to_be_seen():
     params = network()
     params["conv"]["bias"] = params["conv"]["bias"].at[1].set(jnp.nan)
-    weights = group_proximal(channels)(params, 0.1)
+    weights = proximal.groups(channels)(params, 0.1)
     assert np.isnan(weights["conv"]["bias"][1])
 
 
@@ -145,11 +139,11 @@ def train(optimizer, params, steps):
 
 
 def test_grda_removes_units_and_its_state_gives_the_weights_back():
-    proximal = group_proximal(channels, elementwise=0.5)
-    params, state = train(grda(0.1, 0.1, 0.6, proximal=proximal), network(), 20)
+    by_unit = proximal.groups(channels, elementwise=0.5)
+    params, state = train(grda(0.1, 0.1, 0.6, proximal=by_unit), network(), 20)
     assert not params["norm"]["scale"][1]
     assert params["norm"]["scale"][0]
-    rebuilt = grda_params(state, params, proximal)
+    rebuilt = grda_params(state, params, by_unit)
     for leaf, expected in zip(
         jax.tree.leaves(rebuilt), jax.tree.leaves(params), strict=True
     ):
@@ -158,8 +152,8 @@ def test_grda_removes_units_and_its_state_gives_the_weights_back():
 
 
 def test_without_threshold_it_is_sgd():
-    proximal = group_proximal(channels, elementwise=0.5)
-    params, _ = train(grda(0.1, 0.0, proximal=proximal), network(), 5)
+    by_unit = proximal.groups(channels, elementwise=0.5)
+    params, _ = train(grda(0.1, 0.0, proximal=by_unit), network(), 5)
     expected, _ = train(optax.sgd(0.1), network(), 5)
     for leaf, other in zip(
         jax.tree.leaves(params), jax.tree.leaves(expected), strict=True
@@ -169,7 +163,7 @@ def test_without_threshold_it_is_sgd():
 
 def test_target_sparsity_is_reached_by_whole_units():
     kernel = jax.random.normal(jax.random.key(1), (20, 100))
-    columns = group_proximal(lambda path, shape: ("layer", -1))
+    columns = proximal.groups(lambda path, shape: ("layer", -1))
     optimizer = target_sparsity(0.1, 0.8, gain=0.1, proximal=columns)
     weights, state = train(optimizer, kernel, 400)
     dead = np.all(np.asarray(weights) == 0, axis=0)
@@ -179,7 +173,7 @@ def test_target_sparsity_is_reached_by_whole_units():
 
 def test_proximal_can_be_static_under_inject_hyperparams():
     injected = optax.inject_hyperparams(grda, static_args="proximal")
-    optimizer = injected(0.1, c=0.1, mu=0.6, proximal=group_proximal(channels))
+    optimizer = injected(0.1, c=0.1, mu=0.6, proximal=proximal.groups(channels))
     params, _ = train(optimizer, network(), 3)
     assert not params["norm"]["scale"][1]
 
@@ -197,10 +191,10 @@ def test_proximal_can_be_static_under_inject_hyperparams():
 )
 def test_wrong_groups_are_named(groups, message):
     with pytest.raises(ValueError, match=message):
-        group_proximal(groups)(network(), 0.1)
+        proximal.groups(groups)(network(), 0.1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_wrong_shares_are_named(share):
     with pytest.raises(ValueError, match=r"elementwise must be in \[0, 1\], got"):
-        group_proximal(channels, elementwise=share)
+        proximal.groups(channels, elementwise=share)

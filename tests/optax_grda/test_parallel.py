@@ -10,7 +10,14 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from optax_grda import grda, sparsity
+from optax_grda import (
+    freeze_zeros,
+    grda,
+    label_by_path,
+    proximal,
+    sparsity,
+    target_sparsity,
+)
 
 STEPS = 5
 
@@ -159,3 +166,98 @@ def test_jit_over_a_mesh_gives_the_single_device_result(problem, expected, mesh,
         for leaf in params[name], state.accumulator[name]:
             sharding = NamedSharding(mesh, spec)
             assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        {"kernel": P("data"), "bias": P()},
+        {"kernel": P(None, "data"), "bias": P("data")},
+    ],
+    ids=["rows", "units"],
+)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        grda(0.1, 1.5, 0.6, weight_decay=0.1),
+        target_sparsity(0.1, 0.5, proximal=proximal.power(3)),
+        grda(0.1, 1.5, proximal=proximal.groups(lambda *_: ("units", -1))),
+        target_sparsity(
+            *(0.1, 0.5),
+            proximal=proximal.groups(lambda *_: ("units", -1), elementwise=0.5),
+        ),
+    ],
+    ids=["grda", "power", "groups", "groups-and-weights"],
+)
+def test_explicit_axes_give_the_single_device_result(problem, specs, optimizer):
+    """The axes of jax.make_mesh, where layouts are part of types."""
+    params, _ = problem
+    mesh = jax.make_mesh((8,), ("data",), devices=jax.devices("cpu"))
+    sharded = {
+        name: jax.device_put(leaf, NamedSharding(mesh, specs[name]))
+        for name, leaf in params.items()
+    }
+
+    @jax.jit
+    def two_steps(params):
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    actual, state = two_steps(sharded)
+    assert_same((actual, state), two_steps(params))
+    for name, leaf in sharded.items():
+        for like in actual[name], state.accumulator[name]:
+            assert like.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+
+def members(c):
+    """Optimizers of which every device has one of its own, by c."""
+    yield grda(0.1, c)
+    yield grda(c)
+    yield target_sparsity(0.1, 0.5)
+    yield freeze_zeros(optax.sgd(0.1))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_state_keeps_its_type_in_a_scan_inside_shard_map(mesh, number):
+    def train(params, c):
+        (c,) = c
+        optimizer = list(members(c))[number]
+
+        def body(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, optimizer.init(params)), length=3)[0][0]
+
+    params, c = jnp.ones((8, 4)), jnp.linspace(0.1, 0.8, 8)
+    together = jax.shard_map(
+        train, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P("data")
+    )(params, c)
+    for device in (0, 7):
+        alone = train(params[device][None], c[device][None])
+        np.testing.assert_allclose(together[device][None], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        grda(0.1),
+        target_sparsity(0.1, 0.5),
+        optax.partition(
+            {"sparse": target_sparsity(0.1, 0.5), "dense": optax.sgd(0.1)},
+            label_by_path({"kernel": "sparse", "*": "dense"}),
+        ),
+    ],
+    ids=["grda", "target", "partition"],
+)
+def test_optax_maps_over_the_params_in_a_state(problem, optimizer):
+    state = optimizer.init(problem[0])
+    marked = optax.tree.map_params(
+        optimizer, lambda leaf: "params", state, transform_non_params=lambda leaf: "-"
+    )
+    assert {"params", "-"} == set(jax.tree.leaves(marked))

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
 
-from optax_grda.proximal import group_soft_threshold, soft_threshold
+from optax_grda import proximal
+from optax_grda.proximal import (
+    group_soft_threshold,
+    hard_threshold,
+    power_threshold,
+    soft_threshold,
+)
 
 soft = jax.jit(soft_threshold)
 group_soft = jax.jit(group_soft_threshold, static_argnames="axis")
@@ -183,6 +189,74 @@ def test_derivatives_are_those_of_finite_differences():
     with jax.enable_x64(True):
         check_grads(soft, (x, 0.3), order=1)
         check_grads(lambda x, threshold: group_soft(x, threshold, 0), (x, 0.3), order=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1, 2, 3, 2.5, "traced"])
+def test_power_takes_the_threshold_off_in_the_power(dtype, p):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(200) + 1j * rng.standard_normal(200)
+    x = jnp.asarray(x if dtype == "complex64" else x.real, dtype)
+    if p == "traced":
+        actual = jax.jit(power_threshold)(x, 0.5, 4.0)
+        p = 4.0
+    else:
+        actual = power_threshold(x, 0.5, p)
+    assert actual.dtype == x.dtype
+    wide = "complex128" if dtype == "complex64" else "float64"
+    x, actual = np.asarray(x).astype(wide), np.asarray(actual).astype(wide)
+    np.testing.assert_array_equal(actual == 0, np.abs(x) <= 0.5)
+    kept = actual != 0
+    np.testing.assert_allclose(
+        (np.abs(actual[kept]) ** p + 0.5**p) ** (1 / p),
+        np.abs(x[kept]),
+        rtol=4 * float(jnp.finfo(dtype).eps),
+    )
+    turned = actual[kept] / np.abs(actual[kept]) - x[kept] / np.abs(x[kept])
+    assert np.max(np.abs(turned)) < 8 * float(jnp.finfo(dtype).eps)
+
+
+def test_powers_lead_from_soft_to_hard():
+    x = jnp.linspace(-3, 3, 61)
+    np.testing.assert_array_equal(proximal.power(1)(x, 1.0), proximal.soft(x, 1.0))
+    np.testing.assert_allclose(
+        proximal.power(200)(x, 0.95), proximal.hard(x, 0.95), rtol=1e-5
+    )
+    assert proximal.hard(x, 1.0).tolist() == np.where(np.abs(x) <= 1, 0, x).tolist()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0, 2.0])
+def test_derivatives_of_powers_are_finite_but_just_above_the_threshold(at, threshold):
+    by_x, by_threshold, by_p = jax.grad(power_threshold, argnums=(0, 1, 2))(
+        at, threshold, 3.0
+    )
+    if at <= threshold:
+        assert by_x == by_threshold == by_p == 0
+    elif threshold == 0:
+        assert (by_x, by_threshold, by_p) == (1, 0, 0)
+    else:  # w^3 = x^3 - L^3
+        w = float(power_threshold(at, threshold, 3.0))
+        assert by_x == pytest.approx(at**2 / w**2, rel=1e-5)
+        assert by_threshold == pytest.approx(-(threshold**2) / w**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.5, 0, -1, float("nan")])
+def test_powers_below_one_are_refused(p):
+    with pytest.raises(ValueError, match="p must be >= 1, got"):
+        proximal.power(p)
+    with pytest.raises(ValueError, match="p must be >= 1, got"):
+        power_threshold(jnp.ones(2), 0.5, p)
+
+
+def test_hard_threshold_keeps_what_is_beyond_it():
+    x = jnp.array([-2.0, -1.0, 0.5, jnp.nan, 1.5], jnp.bfloat16)
+    result = hard_threshold(x, 1.0)
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        result.astype("float32"), np.float32([-2, 0, 0, np.nan, 1.5])
+    )
+    assert jax.grad(lambda x: hard_threshold(x, 1.0))(1.5) == 1
 
 
 def test_infinity_and_nan_stay_visible():

@@ -1,0 +1,147 @@
+"""dual_averaging: any law, any proximal map, and decay of the accumulator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optax_grda import (
+    Law,
+    dual_averaging,
+    grda,
+    grda_params,
+    proximal,
+    target_sparsity,
+)
+from optax_grda.diagnostics import check_descent
+
+
+def linear_law(slope):
+    """L_n = slope n, and how many of the weights were positive."""
+    return Law(
+        init=lambda accumulator: (jnp.float32(0), {"positive": jnp.int32(-1)}),
+        step=lambda threshold, law_state, count, gamma: (
+            slope * count.astype(jnp.float32),
+            law_state,
+        ),
+        observe=lambda law_state, weights: {"positive": jnp.sum(weights > 0)},
+    )
+
+
+def test_steps_follow_the_equations_with_decay():
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(rng.standard_normal(50), jnp.float32)
+    optimizer = dual_averaging(
+        optax.linear_schedule(0.2, 0.1, 5),
+        linear_law(0.05),
+        proximal=proximal.hard,
+        weight_decay=0.3,
+    )
+    state, v = optimizer.init(w), np.asarray(w, np.float64)
+    assert state.law_state["positive"] == np.sum(v > 0)
+    for n in range(5):
+        d = rng.standard_normal(50)
+        updates, state = optimizer.update(jnp.asarray(d, jnp.float32), state, w)
+        w = optax.apply_updates(w, updates)
+        gamma = 0.2 - 0.02 * n
+        v = (1 - gamma * 0.3) * v - gamma * d
+        expected = np.where(np.abs(v) > 0.05 * (n + 1), v, 0)
+        np.testing.assert_allclose(w, expected, rtol=1e-5, atol=1e-6)
+        assert state.law_state["positive"] == np.sum(expected > 0)
+    assert state.count == 5
+
+
+@pytest.mark.parametrize(
+    "make", [grda, lambda rate, **o: target_sparsity(rate, 0.5, **o)]
+)
+def test_decay_reaches_weights_that_are_zero(make):
+    params = jnp.array([1.0, 0.001, -0.002])
+    optimizer = make(0.1, weight_decay=0.5)
+    state = optimizer.init(params)
+    _, after = optimizer.update(jnp.zeros(3), state, params)
+    np.testing.assert_allclose(after.accumulator, 0.95 * params, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [-1e-3, float("nan")])
+def test_decay_that_grows_is_refused(weight_decay):
+    with pytest.raises(ValueError, match="weight_decay must be >= 0, got"):
+        grda(0.1, weight_decay=weight_decay)
+
+
+MAPS = {
+    "none": None,
+    "hard": proximal.hard,
+    "power": proximal.power(3),
+    "groups": proximal.groups(lambda path, shape: ("layer", -1)),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_weights_come_back_from_a_state_with_its_map(name):
+    kernel = np.random.default_rng(0).normal(size=(8, 4)) * [1, 1, 0.1, 1]
+    params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+    optimizer = optax.chain(optax.trace(0.9), grda(0.1, 5.0, 0.6, proximal=MAPS[name]))
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    weights = optax.apply_updates(params, updates)
+    again = grda_params(state, params, MAPS[name])
+    assert 0 < np.mean(weights["kernel"] == 0) < 1
+    np.testing.assert_array_equal(again["kernel"] == 0, weights["kernel"] == 0)
+    np.testing.assert_allclose(again["kernel"], weights["kernel"], atol=1e-6)
+
+
+def test_map_of_a_state_cannot_be_left_out():
+    params = jnp.ones(2)
+    with pytest.raises(TypeError, match="proximal"):
+        grda_params(grda(0.1).init(params), params)
+
+
+def test_threshold_and_sparsity_are_found_by_name():
+    optimizer = optax.chain(optax.clip(1.0), target_sparsity(0.1, 0.5))
+    state = optimizer.init(jnp.ones(4))
+    assert optax.tree.get(state, "threshold") == 0
+    assert optax.tree.get(state, "sparsity") == 0
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_rate_that_follows_the_loss_slows_the_threshold_where_it_is_injected():
+    """As the docstring of grda has it; chained before it, the threshold would go on."""
+    params = jnp.ones(3)
+    optimizer = optax.inject_hyperparams(grda, hyperparam_dtype=jnp.float32)(
+        0.1, c=0.1, mu=0.6
+    )
+    plateau = optax.contrib.reduce_on_plateau(factor=0.01, patience=1)
+    state, watch = optimizer.init(params), plateau.init(params)
+    thresholds = [0.0]
+    for _ in range(6):
+        _, watch = plateau.update(params, watch, value=1.0)
+        state.hyperparams["learning_rate"] = 0.1 * watch.scale
+        _, state = optimizer.update(jnp.zeros(3), state, params)
+        thresholds.append(float(optax.tree.get(state, "threshold")))
+    steps = np.diff(thresholds)
+    assert steps[-1] < 0.01 * steps[0]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_chains_that_climb_are_told():
+    params = {"kernel": jnp.ones((2, 2)), "bias": -jnp.ones(2)}
+    for before in optax.scale_by_adam(), optax.trace(0.9), optax.clip(1.0):
+        check_descent(optax.chain(before, grda(0.1, weight_decay=0.1)), params)
+    for before in optax.sgd(0.1), optax.adamw(1e-3, weight_decay=0.1), optax.scale(-1):
+        with pytest.raises(ValueError, match="must give gRDA a direction"):
+            check_descent(optax.chain(before, target_sparsity(0.1, 0.9)), params)
+    with pytest.raises(ValueError, match="optimizer must hold grda"):
+        check_descent(optax.sgd(0.1), params)
+
+
+def test_update_keeps_no_temporary_of_the_size_of_a_parameter_with_groups():
+    optimizer = grda(0.1, proximal=MAPS["groups"])
+    params = {"kernel": jnp.ones((1000, 100)), "more": jnp.ones((1000, 100))}
+
+    def step(params, state):
+        updates, state = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step).lower(params, optimizer.init(params)).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    assert temporary < 0.1 * params["kernel"].nbytes
