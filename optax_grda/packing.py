@@ -141,10 +141,15 @@ def unpack(path: str | os.PathLike[str], like: PyTree | None = None) -> PyTree:
     return _nest(leaves) if like is None else _arrange(leaves, like)
 
 
-# What Python and NumPy raise over parts that do not fit together, and over a device.
+# What is raised over parts that do not fit together, and over what is no plain file.
 _CONFUSED = (
-    *(AttributeError, KeyError, OSError, OverflowError, RecursionError),
-    *(TypeError, ValueError),
+    AttributeError,
+    KeyError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
 )
 
 

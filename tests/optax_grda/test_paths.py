@@ -72,8 +72,15 @@ def noisy():
 
 
 NOISY = [
-    *("drop/rngs/count", "drop/rngs/key", "layers/0/bias", "layers/0/kernel"),
-    *("norm/bias", "norm/mean", "norm/scale", "norm/var", "value/value"),
+    "drop/rngs/count",
+    "drop/rngs/key",
+    "layers/0/bias",
+    "layers/0/kernel",
+    "norm/bias",
+    "norm/mean",
+    "norm/scale",
+    "norm/var",
+    "value/value",
 ]
 
 

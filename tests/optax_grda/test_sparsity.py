@@ -9,7 +9,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optax_grda import LeafSparsity, SparsityReport, sparsity, sparsity_report
+from optax_grda import SparsityReport, sparsity, sparsity_report
+from optax_grda._sparsity import LeafSparsity
 
 
 def params_with(nonzero):
