@@ -20,7 +20,7 @@ from flax import nnx
 import models
 from benchmarks.measure import markdown, ratio, size, write_result
 from experiments.analyses.timing import interleaved
-from experiments.training.logger import run_command
+from experiments.command_line import run_command
 from optax_grda import grda
 
 

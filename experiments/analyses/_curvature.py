@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.training.devices import loops_are_slow
 from experiments.training.runs import Task
-from experiments.training.sources import loops_are_slow
 from experiments.training.trainer import Trainer, TrainState
 from optax_grda.curvature import GaussNewton, Hessian
 
@@ -64,7 +64,7 @@ def _batches(task: Task, state: TrainState, by_example: bool = False) -> PyTree:
     """
     images = len(task.train[1])
     size = batch_size(images, task.trainer.batch_size)
-    if loops_are_slow(state) and images <= 2048:
+    if loops_are_slow(state.params) and images <= 2048:
         size = images
     number = images // size
 

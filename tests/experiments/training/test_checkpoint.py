@@ -12,7 +12,7 @@ import pytest
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import make_trainer
 from optax_grda import grda_params
 
 

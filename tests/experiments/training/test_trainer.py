@@ -10,8 +10,8 @@ import pytest
 from experiments.training import data
 from experiments.training.config import Config
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.sources import MemorySource
-from experiments.training.trainer import Metrics, Trainer
+from experiments.training.loop import OnDevice
+from experiments.training.trainer import Metrics, make_trainer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments.training.config import Config
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.sources import StreamSource, open_source
+from experiments.training.loop import FromHost, open_passes
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.training import logger
-from experiments.training.logger import (
+from experiments.training.directory import (
     MetricsFile,
     friendly_errors,
     new_directory,
