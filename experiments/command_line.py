@@ -24,7 +24,8 @@ def run_command(command: Callable[[Any], Any], options: type, description: str) 
         raises is shown as tyro shows a flag that it cannot read, with exit code 2.
       description: shown by --help.
     """
-    chosen = tyro.cli(options, description=description)
+    name = sys.modules["__main__"].__spec__.name
+    chosen = tyro.cli(options, prog=f"python -m {name}", description=description)
     with friendly_errors():
         command(chosen)
 

@@ -6,8 +6,8 @@
 The first trains gRDA with every c and mu. The second asks for every fraction of zeros
 (method:target), and says how close the runs came. For networks of which many fit on the
 device side by side. (On a CPU, convolutions train slowly in this form, a loop of one
-program over the epoch: there, use experiments.train.) Writes config.json, summary.json
-and the picture of sparsity against accuracy to a run directory, and prints a table.
+program over the epoch: there, use experiments.train.) Writes summary.json and the
+picture of sparsity against accuracy to a directory, and prints a table.
 """
 
 import dataclasses
@@ -97,8 +97,6 @@ def main(options: Options) -> Path:
     config, methods, seeds = options.config, options.methods, range(options.seeds)
     dataset = data.load(config.dataset, options.data_dir)
     directory = new_directory(options.output, f"sweep-{options.preset}")
-    varied = {"methods": [vars(method) for method in methods], "seeds": options.seeds}
-    write_json(directory / "config.json", configs.to_dict(config) | varied)
     runs = len(methods) * options.seeds
     trained = train_together(config, dataset, methods, seeds, f"{runs} runs")
     rows = summarize(
@@ -108,7 +106,13 @@ def main(options: Options) -> Path:
             for name, values in trained.row.items()
         },
     )
-    summary = {"rows": rows, "seconds": trained.seconds, "environment": environment()}
+    summary = {
+        "config": configs.to_dict(config),
+        "seeds": options.seeds,
+        "rows": rows,
+        "seconds": trained.seconds,
+        "environment": environment(),
+    }
     write_json(directory / "summary.json", summary)
     figures.draw_sweep(directory)
     console = Console()

@@ -117,8 +117,9 @@ def run(options: Options) -> None:
 def main(arguments: list[str]) -> None:
     """The command line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, "presets:", *PRESETS, sep="\n  ")
-        print("\nPRESET --help shows every field.")
+        lines = (f"  {name:38} {PRESETS[name].method.label}" for name in PRESETS)
+        print(__doc__, "Presets:", *lines, "", sep="\n")
+        print("PRESET --help shows every field.")
         return
     with friendly_errors():
         run(read_options(arguments))

@@ -9,7 +9,6 @@ thresholded.
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -34,8 +33,9 @@ class DamagedError(UserError):
 class Checkpoints:
     """The checkpoints of a run directory, one an epoch at most.
 
-    A checkpoint is written beside its final name and renamed when it is on the disk, so
+    A checkpoint is written beside its final name and renamed when it is complete, so
     that a run that dies while it writes leaves the checkpoints before it as they were.
+    What a machine lost that died, the digests tell.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps after which complete checkpoints were made, oldest first."""
-        paths = self.directory.glob("*/") if self.directory.exists() else ()
-        return sorted(int(path.name) for path in paths if path.name.isdecimal())
+        names = (path.name for path in self.directory.glob("*/"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, state: TrainState) -> None:
         """Writes a checkpoint in process 0, and then removes those too many.
@@ -136,17 +136,14 @@ class Checkpoints:
         files = {ARRAYS: self._pack(state), CONFIG: config.encode()}
         sums = (f"{_digest(data)}  {name}\n" for name, data in files.items())
         files[SUMS] = "".join(sums).encode()
-        self.directory.mkdir(exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self.directory / f"{step}.tmp"
         for path in self.directory.glob("*.tmp"):  # of runs that died
             shutil.rmtree(path)
         temporary.mkdir()
         try:
             for name, data in files.items():
-                with (temporary / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                (temporary / name).write_bytes(data)
             for skipped in self.steps:  # damaged ones, or else this would be the past
                 if skipped >= step:
                     shutil.rmtree(self.directory / str(skipped))
@@ -183,11 +180,19 @@ class Checkpoints:
 
     def _unpack(self, data: bytes, like: TrainState) -> TrainState:
         """The state whose arrays _pack wrote, on the devices of another."""
-        arrays = safetensors.numpy.load(data)
-        compact = self._compact(like)
+        arrays, compact = safetensors.numpy.load(data), self._compact(like)
+        named = dict(_named(compact))
+        found, wanted = (
+            {name: (x.shape, x.dtype) for name, x in tree.items()}
+            for tree in (arrays, named)
+        )
+        if found != wanted:
+            raise UserError(
+                f"a checkpoint in {self.directory} was written by another version of "
+                f"the program: it holds other arrays, {found.items() ^ wanted.items()}"
+            )
         leaves = [
-            jax.device_put(arrays[name], leaf.sharding)
-            for name, leaf in _named(compact)
+            jax.device_put(arrays[name], leaf.sharding) for name, leaf in named.items()
         ]
         state = jax.tree.unflatten(jax.tree.structure(compact), leaves)
         state = state._replace(key=jax.random.wrap_key_data(state.key))

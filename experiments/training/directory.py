@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,22 +129,29 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; a last line that was cut short is left out.
 
     Raises:
-      UserError: if there is no whole row.
+      UserError: if it is damaged otherwise, or there is no whole row.
       FileNotFoundError: if there is no such file.
     """
     path = directory / "metrics.jsonl"
-    rows = list(_complete_lines(path))
+    rows = _complete_lines(path)
     if not rows:
         raise UserError(f"{path} must hold a line of metrics an epoch, and has none")
     return rows
 
 
-def _complete_lines(path: Path) -> Iterable[dict[str, Any]]:
-    for line in path.read_text().splitlines():
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    rows, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except json.JSONDecodeError:
-            return
+            if number == len(lines):
+                break  # it was being written
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{path} is damaged: line {number} is no JSON object")
+        rows.append(row)
+    return rows
 
 
 def progress_bar(
@@ -154,11 +162,15 @@ def progress_bar(
     shown: bool = True,
 ) -> tqdm:
     """A bar with the time left; silent where there is no terminal."""
+    # tqdm shows nothing on terminals that do not tell their size, as in containers.
+    columns, lines = shutil.get_terminal_size()
     return tqdm(
         total=total,
         desc=description,
         initial=initial,
         unit=unit,
+        ncols=columns,
+        nrows=lines,
         disable=None if shown else True,  # None: ask standard error
     )
 

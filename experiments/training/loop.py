@@ -99,6 +99,7 @@ def run_epochs(
                 bar.set_postfix(
                     test=f"{np.mean(row['test_accuracy']):.2%}",
                     zero=f"{np.mean(row['sparsity']):.2%}",
+                    refresh=False,
                 )
                 bar.update()
             yield Epoch(number, state, steps, row, seconds)
@@ -323,7 +324,7 @@ def train_together(
     dataset: Dataset,
     methods: Sequence[Method],
     seeds: Sequence[int],
-    name: str,
+    name: str = "training",
     after: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Trained:
     """Trains one network with several methods and seeds, all at once in one program.

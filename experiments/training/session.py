@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from experiments.training import config as configs
@@ -103,20 +102,18 @@ def train(
         def asked_to_stop() -> bool:
             return signalled() or stopping()
 
-        rates = learning_rates(config)
-        check_up, before = jax.jit(health), None
+        rates, check_up, before = learning_rates(config), jax.jit(health), None
         done = int(state.step) // trainer.steps_per_epoch
         left = range(done + 1, config.epochs + 1)
         for epoch in run_epochs(passes, state, left, directory.name, asked_to_stop):
             state, rate = epoch.state, float(rates[epoch.number - 1])
-            check_finite(epoch, rate, checkpoints)
-            if epoch.row is not None:
-                record = jax.device_get(check_up(state.params))
-                if first:
-                    metrics.append(line_of_metrics(epoch, rate, trainer))
-                    for warning in health_warnings(record, before, jump=0.5):
-                        text = f"warning: after epoch {epoch.number}, {warning}"
-                        tqdm.write(text, file=sys.stderr)
+            record = jax.device_get(check_up(state.params))
+            check_finite(epoch, record.finite, rate, checkpoints)
+            if first and epoch.row is not None:
+                metrics.append(line_of_metrics(epoch, rate, trainer))
+                for warning in health_warnings(record, before, jump=0.5):
+                    text = f"warning: after epoch {epoch.number}, {warning}"
+                    tqdm.write(text, file=sys.stderr)
                 before = record
             last = epoch.number == config.epochs and epoch.row is not None
             stop = epoch.row is None or (not last and any_process(asked_to_stop()))
@@ -157,7 +154,7 @@ def train_seeds(
     configurations = [dataclasses.replace(config, seed=seed) for seed in seeds]
     directories = [output.with_name(f"{output.name}-{seed}") for seed in seeds]
     for configuration, directory in zip(configurations, directories, strict=True):
-        directory.mkdir()
+        (directory / "checkpoints").mkdir(parents=True)
         configs.save(configuration, directory / "config.json")
     rates = learning_rates(config)
     trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
@@ -198,17 +195,17 @@ def line_of_metrics(epoch: Epoch, rate: float, trainer: Trainer) -> dict[str, An
     }
 
 
-def check_finite(epoch: Epoch, rate: float, checkpoints: Checkpoints) -> None:
-    """Raises DivergedError if a loss, or a weight now, is NaN or infinite."""
+def check_finite(
+    epoch: Epoch, weights: bool, rate: float, checkpoints: Checkpoints
+) -> None:
+    """Raises DivergedError unless all losses, and the weights now, are finite."""
     # A step whose gradient is NaN has a finite loss: only the next loss would tell.
-    norm = jax.jit(optax.tree.norm)(epoch.state.params)
-    values = np.append(epoch.steps.loss, norm)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(np.append(~np.isfinite(epoch.steps.loss), not weights))
     if bad.size:
         step = int(epoch.state.step) - len(epoch.steps.loss) + int(bad[0])
         saved = checkpoints.steps
         raise DivergedError(
-            f"the training loss or a weight became {values[bad[0]]} after step {step}, "
+            f"the training loss or a weight was no longer finite after step {step}, "
             f"at learning rate {rate:g}. Try a smaller --learning-rate, or another "
             f"--seed. Newest checkpoint: {f'of step {saved[-1]}' if saved else 'none'}"
         )
@@ -247,7 +244,8 @@ def run_directory(config: Config, output: Path | None, resume: bool) -> Path:
         raise UserError("output must be given where several processes train together")
     resumed = resume and (output / "checkpoints").exists()
     if jax.process_index() == 0 and not resumed:
-        return new_directory(output, f"{config.model}-{config.method.name}")
+        output = new_directory(output, f"{config.model}-{config.method.name}")
+        (output / "checkpoints").mkdir()
     return output
 
 

@@ -28,7 +28,6 @@ from experiments.training.devices import data_mesh
 from experiments.training.directory import MetricsFile, read_metrics
 from experiments.training.presets import PRESETS
 from experiments.training.runs import read_results
-from experiments.training.loop import OnDevice
 
 CONFIG = Config(epochs=40)
 STEPS = 45  # an epoch of the digits

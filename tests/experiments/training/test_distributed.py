@@ -23,7 +23,6 @@ from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config
 from experiments.training.devices import any_process, data_mesh, start_processes
 from experiments.training.directory import read_metrics
-from experiments.training.trainer import make_trainer
 
 CONFIG = Config(epochs=8)
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from experiments.training.config import Config
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.loop import FromHost, open_passes
 
 
 @pytest.fixture(scope="module")

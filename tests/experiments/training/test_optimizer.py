@@ -11,7 +11,6 @@ import pytest
 from experiments.training.config import Config
 from experiments.training.optimizer import learning_rates, make_optimizer, make_proximal
 from experiments.training.presets import PRESETS
-from experiments.training.trainer import make_trainer
 from optax_grda import grda_params, sparsity_ramp, target_sparsity
 
 

@@ -11,7 +11,6 @@ import models
 from experiments.training import data, presets
 from experiments.training.optimizer import make_optimizer
 from experiments.training.presets import PRESETS
-from experiments.training.trainer import make_trainer
 
 CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100} | {
     "imagenet2012": 1000

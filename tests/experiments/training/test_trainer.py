@@ -10,8 +10,7 @@ import pytest
 from experiments.training import data
 from experiments.training.config import Config
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.loop import OnDevice
-from experiments.training.trainer import Metrics, make_trainer
+from experiments.training.trainer import Metrics
 
 
 @pytest.fixture(scope="module")
