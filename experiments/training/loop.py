@@ -26,6 +26,7 @@ from experiments.training.directory import progress_bar
 from experiments.training.errors import UserError
 from experiments.training.trainer import Metrics, Trainer, TrainState, make_trainer
 
+STEPS_BETWEEN_QUESTIONS = 100  # whether to stop, where the host hands over batches
 Row = dict[str, np.ndarray]  # what Trainer.report tells of an epoch, by name
 
 
@@ -253,12 +254,13 @@ class FromHost:
     def train(
         self, state: TrainState, stopping: Callable[[], bool]
     ) -> tuple[TrainState, Metrics]:
-        """See Passes. All processes ask every 100 steps whether to stop."""
+        """See Passes. All processes ask together whether to stop, now and then."""
         if self._open is None:
             self._open = self._batches(state)
         metrics, steps_per_epoch = [], self.trainer.steps_per_epoch
         for number in range(steps_per_epoch - int(state.step) % steps_per_epoch):
-            if number % 100 == 99 and any_process(stopping()):
+            asks = number > 0 and number % STEPS_BETWEEN_QUESTIONS == 0
+            if asks and any_process(stopping()):
                 break
             batch = self._put(next(self._open))
             state, step = self._step(state, batch["image"], batch["label"])
