@@ -37,7 +37,8 @@ from experiments.training.loop import (
 )
 from experiments.training.optimizer import learning_rates
 from experiments.training.trainer import Metrics, Trainer, make_trainer
-from optax_grda import health, health_warnings, sparsity_report
+from optax_grda import sparsity_report
+from optax_grda.diagnostics import health, health_warnings
 
 INTERRUPTED = 75  # exit code: stopped by a signal, to be resumed (EX_TEMPFAIL)
 

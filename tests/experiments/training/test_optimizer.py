@@ -17,7 +17,7 @@ from experiments.training.optimizer import (
 )
 from experiments.training.presets import PRESETS
 from experiments.training.trainer import make_trainer
-from optax_grda import sparsity_ramp, target_sparsity
+from optax_grda import proximal, sparsity_ramp, target_sparsity
 
 
 def test_a_constant_learning_rate_stays():
@@ -196,4 +196,4 @@ def test_groups_make_zeros_of_whole_hidden_units_or_of_both(groups):
 
 
 def test_without_groups_every_weight_is_thresholded_by_itself():
-    assert make_proximal(Config()) is None
+    assert make_proximal(Config()) is proximal.soft
