@@ -11,15 +11,11 @@ card/ and report.html. This is `make demo`.
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from experiments import analyses
+from experiments.analyses.options import Card
 from experiments.command_line import run_command
 from experiments.training.config import Config, Grda, Sgd
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from experiments.training.runs import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,40 +52,6 @@ class Options:
         ]
 
 
-def tables(results: "list[Result]") -> "list[Table]":
-    """The comparison, and sparsity by layer; a column a result."""
-    import numpy as np
-    from rich.table import Table
-
-    seeds = len(results[0].seeds)
-    comparison = Table(title=f"Digits, mean of {seeds} seeds (± standard deviation)")
-    for header in ("", *(result.config.method.label for result in results)):
-        comparison.add_column(header, justify="right" if header else "left")
-
-    def spread(values, scale=1, digits=2):
-        values = scale * np.array(values)
-        return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
-
-    rows = {
-        "test accuracy": lambda r: f"{spread(r.test_accuracy, 100)} %",
-        "training loss": lambda r: spread(r.train_loss, digits=4),
-        "sparsity": lambda r: f"{spread(r.sparsity, 100)} %",
-        "nonzero weights": lambda r: (
-            f"{(1 - np.mean(r.sparsity)) * r.parameters:,.0f} of {r.parameters:,}"
-        ),
-        "seconds a run": lambda r: f"{np.mean(r.seconds):.2f}",
-    }
-    for name, cell in rows.items():
-        comparison.add_row(name, *map(cell, results))
-    layers = Table(title="Sparsity by layer")
-    for header in ("leaf", "size", *(result.config.method.label for result in results)):
-        layers.add_column(header, justify="left" if header == "leaf" else "right")
-    for path, size in results[0].sizes.items():
-        cells = (f"{result.layers()[path]:.1%}" for result in results)
-        layers.add_row(path, f"{size:,}", *cells)
-    return [comparison, layers]
-
-
 def main(options: Options) -> Path:
     """Runs the comparison and returns the run directory."""
     import jax
@@ -97,11 +59,8 @@ def main(options: Options) -> Path:
     from rich.console import Console
 
     from experiments import report
-    from experiments.analyses import _training_plots as figures
-    from experiments.analyses import card
     from experiments.training import data
     from experiments.training.directory import new_directory
-    from experiments.training.runs import headline, read_results
     from experiments.training.session import train_seeds
 
     def first_kernel(params) -> np.ndarray:
@@ -125,17 +84,9 @@ def main(options: Options) -> Path:
         kernels["initial"] = first_kernel(initial)
         kernels[config.method.name] = first_kernel(final)
     np.savez(directory / "weights.npz", **kernels)
-    figures.draw_comparison(directory)
-    results = read_results([directory])
-    for table in tables(results):
-        console.print(table)
-    console.print(headline(results), highlight=False)
-    places = (
-        directory,
-        card.main(card.Options((directory,), output=directory / "card")),
-    )
+    analyses.show("runs", analyses.read("runs", [directory]), directory)
+    places = directory, analyses.run(Card((directory,), output=directory / "card"))
     path = report.write_report(places, directory / "report.html")
-    console.print(f"Figures and numbers are in {directory}", highlight=False)
     console.print(f"To look at them, open {path}", highlight=False)
     return directory
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from experiments import analyses
 from experiments.command_line import did_you_mean, run_command
 from experiments.training import config as configs
 from experiments.training.config import Config, Grda, Method, Schedule, Target
 from experiments.training.presets import PRESETS
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +88,7 @@ class Options:
 def main(options: Options) -> Path:
     """Runs the sweep and returns the run directory."""
     import numpy as np
-    from rich.console import Console
 
-    from experiments.analyses import _training_plots as figures
     from experiments.training import data
     from experiments.training.directory import environment, new_directory, write_json
     from experiments.training.loop import train_together
@@ -114,14 +113,8 @@ def main(options: Options) -> Path:
         "environment": environment(),
     }
     write_json(directory / "summary.json", summary)
-    figures.draw_sweep(directory)
-    console = Console()
-    console.print(make_table(rows, f"{options.preset}, mean of {options.seeds} seeds"))
-    console.print(
-        f"{runs} runs took {trained.seconds:.1f} s. Figures and numbers are in "
-        f"{directory}",
-        highlight=False,
-    )
+    shown = summary | {"runs": runs, "seeds": options.seeds}
+    analyses.show("sweep", shown, directory)
     return directory
 
 
@@ -147,30 +140,6 @@ def summarize(methods: list[Method], found: dict[str, Any]) -> list[dict[str, fl
         else:
             rows.append({"c": method.c, "mu": method.mu} | row)
     return rows
-
-
-def make_table(rows: list[dict[str, float]], title: str) -> "Table":
-    """The rows, by sparsity; what is a fraction in percent."""
-    from rich.table import Table
-
-    headers = {
-        "c": "c",
-        "mu": "mu",
-        "asked": "asked, %",
-        "sparsity": "zeros, %",
-        "worst_deviation": "worst seed off, points",
-        "test_accuracy": "test accuracy, %",
-        "test_accuracy_std": "± std",
-    }
-    names = [name for name in headers if name in rows[0]]
-    table = Table(title=title)
-    for name in names:
-        table.add_column(headers[name], justify="right")
-    for row in sorted(rows, key=lambda row: row["sparsity"]):
-        cells = {name: f"{100 * row[name]:.2f}" for name in names}
-        cells |= {name: f"{row[name]:g}" for name in ("c", "mu") if name in row}
-        table.add_row(*cells.values())
-    return table
 
 
 if __name__ == "__main__":

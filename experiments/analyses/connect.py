@@ -1,30 +1,30 @@
 """Whether gRDA's solution lies in the valley of SGD's: the path between the two.
 
-    python -m experiments.connect RUN [RUN ...] [--output DIRECTORY]
-
-For every run of gRDA and its SGD twin among the run directories (one that `make demo`
-wrote holds such pairs): a quadratic Bezier curve between the two solutions is trained,
-and loss and error are taken along it, along the straight line, and on the plane through
-the curve's three points. BatchNorm statistics are estimated anew at every point.
-Writes connect.json and figures/ to a directory.
+A quadratic Bezier curve between the two solutions is trained, and loss and error are
+taken along it, along the straight line, and on the plane through the curve's three
+points. BatchNorm's statistics are estimated anew at every point.
 """
 
 import dataclasses
 import functools
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-import tyro
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
 from experiments.analyses import _authors as authors
-from experiments.analyses import _plots as analysis_figures
-from experiments.analyses._files import analyse, filled, print_table
+from experiments.analyses._files import Found, Rows, by_setting
+from experiments.analyses._plots import COLORS, band, figure_of, panels
+from experiments.analyses._show import Cells, Section, filled
+from experiments.analyses.options import Connect
 from experiments.training.augmentation import augment
-from experiments.training.config import Config, Momentum, Sgd
+from experiments.training.config import METHODS, Config
 from experiments.training.devices import loops_are_slow
 from experiments.training.optimizer import make_optimizer
 from experiments.training.runs import Pair, Task, displacement, find_pairs
@@ -40,44 +40,16 @@ from optax_grda.landscape import (
 )
 
 PyTree = Any
+KEYS = {"pairs": ("grda",)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Walks between the solutions of SGD and of gRDA."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, or directories of them."""
-    epochs: int = 60
-    """Epochs that the bend is trained. The authors: 300 for VGG16, 200 for WRN."""
-    learning_rate: float = 0.1
-    """Of the bend; it falls as in the CIFAR runs."""
-    optimizer: Literal["momentum", "sgd"] = "momentum"
-    """Of the bend's training. The authors: momentum 0.9 for VGG16, SGD for WRN."""
-    points: int = 61
-    """Points along curve and line."""
-    grid: int = 29
-    """Points along each axis of the plane; 0 leaves it out."""
-    data_dir: Path | None = None
-    """Where TFDS keeps its data sets; by default TFDS's own choice."""
-    output: Path | None = None
-    """Directory of the results; by default a new one under runs/."""
-
-    def __post_init__(self):
-        for name, least in (("epochs", 1), ("points", 2), ("grid", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} must be >= {least}, got {getattr(self, name)}"
-                )
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be > 0 and finite, got {self.learning_rate}"
-            )
-        if self.grid == 1:
-            raise ValueError("grid must be 0 or at least 2, got 1")
+def parts(options: Connect) -> list[Callable[[Path], dict[str, Rows]]]:
+    """A part a pair."""
+    pairs = find_pairs(options.runs, options.data_dir)
+    return [lambda _, pair=pair: {"pairs": [connect(pair, options)]} for pair in pairs]
 
 
-def connect(pair: Pair, options: Options) -> dict[str, Any]:
+def connect(pair: Pair, options: Connect) -> dict[str, Any]:
     """Loss and error between the two solutions of a pair; t = 0 is gRDA's."""
     task = pair.grda.task
     epoch = pair.epochs[-1]
@@ -97,29 +69,34 @@ def connect(pair: Pair, options: Options) -> dict[str, Any]:
         plane = Plane.through(grda, sgd, curve.bend)
         xs, ys = plane.grid(options.grid)
         points = shadow(plane, curve, ts)
-        result["plane"] = {"x": xs, "y": ys, "corners": plane.corners}
-        result["plane"] |= {"curve_x": points.x, "curve_y": points.y}
         rows = [  # each a dispatch, between which one can stop
             over(task.trainer, plane, xs, y[None], task.train, task.test) for y in ys
         ]
-        result["plane"] |= jax.tree.map(lambda *row: jnp.concatenate(row), *rows)
+        result["plane"] = {
+            "x": xs,
+            "y": ys,
+            "corners": plane.corners,
+            "curve_x": points.x,
+            "curve_y": points.y,
+            **jax.tree.map(lambda *row: jnp.concatenate(row), *rows),
+        }
     return result
 
 
-def bend_curve(task: Task, line: Bezier, run: Config, options: Options) -> Bezier:
+def bend_curve(task: Task, line: Bezier, run: Config, options: Connect) -> Bezier:
     """Trains the bend of a line on the training images, augmented as in the run."""
+    images = len(task.train[1])
     config = dataclasses.replace(
         run,
-        method=Momentum() if options.optimizer == "momentum" else Sgd(),
-        batch_size=min(run.batch_size, len(task.train[1])),
+        batch_size=min(run.batch_size, images),
         accumulation=1,
+        method=METHODS[options.optimizer](),
         learning_rate=options.learning_rate,
         schedule="garipov",
         epochs=options.epochs,
     )
+    size, steps = config.batch_size, images // config.batch_size
     state = jax.jit(task.trainer.init)(0)  # its running statistics do not matter
-    images, size = len(task.train[1]), config.batch_size
-    steps = images // size
     rounds = steps if loops_are_slow(state.params) else 1
     curve, opt_state = line, make_optimizer(config, steps).init(line.bend)
     for epoch_key in jax.random.split(jax.random.key(run.seed), options.epochs):
@@ -147,9 +124,8 @@ def bend_steps(
         index, key = batch
         augment_key, dropout_key = jax.random.split(key)
         augmented = augment(augment_key, images[index], config.augmentation)
-        return trainer.loss(params, batch_stats, augmented, labels[index], dropout_key)[
-            0
-        ]
+        inputs = params, batch_stats, augmented, labels[index], dropout_key
+        return trainer.loss(*inputs)[0]
 
     optimizer = make_optimizer(config, len(labels) // config.batch_size)
     return train_bend(loss_fn, optimizer, curve, opt_state, batches, key)[:2]
@@ -183,45 +159,133 @@ def metrics_at(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.A
     return metrics
 
 
-def table(results: list[dict[str, Any]]) -> list[dict[str, str]]:
+def sentence(found: Found) -> str:
+    """How far the loss rises on the two ways."""
+    pairs = found["pairs"]
+    curve, line = (
+        max(pair[path]["barrier_height"] for pair in pairs)
+        for path in ("curve", "line")
+    )
+    number = "one pair" if len(pairs) == 1 else f"over {len(pairs)} pairs"
+    return (
+        "Between the solutions of gRDA and SGD, the training loss rises above the "
+        f"larger of the two by at most {curve:.4f} along the trained curve, and by at "
+        f"most {line:.4f} along the straight line ({number} of runs)."
+    )
+
+
+def sections(found: Found) -> list[Section]:
+    """The two ways, and the plane of the first pair."""
+    pairs = found["pairs"]
+    shown = [
+        Section(
+            "From gRDA to SGD",
+            "If both lie in one valley, the loss along the curve never rises above its "
+            "ends; the straight line may have to climb.",
+            loss_along_curves(pairs),
+            "curve",
+            table(pairs),
+            "Training loss between solutions",
+        )
+    ]
+    if "plane" in pairs[0]:
+        shown.append(
+            Section(
+                "The valley",
+                "Training loss on the plane through both solutions and the bend of the "
+                f"curve (seed {pairs[0]['seed']}). Both should lie in one basin, with "
+                "no ridge across the curve.",
+                plane_of(pairs[0]["plane"]),
+                "plane",
+            )
+        )
+    return shown
+
+
+def table(pairs: Rows) -> Cells:
     """A row a pair: training loss between gRDA (t = 0) and SGD (t = 1)."""
     rows = []
-    for result in results:
-        curve, line = result["curve"], result["line"]
-        losses = {
+    for pair in pairs:
+        curve, line = pair["curve"], pair["line"]
+        numbers = {
             "at gRDA": curve["train_loss"][0],
             "at SGD": curve["train_loss"][-1],
             "curve, max": max(curve["train_loss"]),
             "line, max": max(line["train_loss"]),
+            "curve, length": curve["length"],
+            "line, length": line["length"],
         }
-        rows.append(
-            {
-                "network": result["label"],
-                "seed": str(result["seed"]),
-                **{name: f"{loss:.4f}" for name, loss in losses.items()},
-                "curve, length": f"{curve['length']:.2f}",
-                "line, length": f"{line['length']:.2f}",
-            }
-        )
-        theirs = authors.curve_summary(result) or {}
-        for path, name in (
-            ("curve", "train_loss_max"),
-            ("line", "line_train_loss_max"),
-        ):
-            if value := theirs.get(name):  # of one setting they have a plane alone
-                rows[-1][f"authors' {path}, max"] = f"{float(value):.4f}"
+        theirs = authors.curve_summary(pair)  # of one setting they have a plane alone
+        names = {"curve": "train_loss_max", "line": "line_train_loss_max"}
+        for path, name in names.items():
+            if theirs.get(name):
+                numbers[f"authors' {path}, max"] = float(theirs[name])
+        cells = {
+            name: f"{number:.{2 if 'length' in name else 4}f}"
+            for name, number in numbers.items()
+        }
+        rows.append({"network": pair["label"], "seed": str(pair["seed"]), **cells})
     return filled(rows)
 
 
-def main(options: Options) -> Path:
-    """Connects all pairs, and returns the directory of the results."""
-    pairs = find_pairs(options.runs, options.data_dir)
-    directory, found = analyse(
-        "connect",
-        options,
-        ({"pairs": [connect(pair, options)]} for pair in pairs),
-        len(pairs),
-        analysis_figures.draw_connect,
+def loss_along_curves(pairs: Rows) -> Figure:
+    """Training loss and test error along curve and line: mean and range over pairs.
+
+    For the authors' networks, the curves that they found as well.
+    """
+    titles = {
+        "train_loss": ("training loss", 1),
+        "test_error": ("test error, %", 100),
+    }
+    axes, theirs = panels(2, size=(10, 3.8)), authors.curves(pairs)
+    for ax, (name, (title, scale)) in zip(axes, titles.items(), strict=True):
+        for number, (setting, mine) in enumerate(by_setting(pairs).items()):
+            for path, style in {"line": "--", "curve": "-"}.items():
+                values = scale * np.array([pair[path][name] for pair in mine])
+                text = f"{path}, {setting}"
+                band(ax, pairs[0]["t"], values, f"C{number}", text, style)
+            if curve := theirs.get(setting):
+                text = f"the authors' curve, {setting}"
+                ax.plot(curve["t"], curve[name], ":", color=f"C{number}", label=text)
+        ax.set(title=title)
+        ax.set_xticks([0, 0.5, 1], ["gRDA, t = 0", "0.5", "SGD, t = 1"])
+    return figure_of(axes, legend=1)
+
+
+def plane_of(values: dict[str, Any]) -> Figure:
+    """Training loss on the plane through both solutions and the bend of the curve."""
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    ax = figure.subplots()
+    losses = np.asarray(values["train_loss"], float)  # far away, they may overflow
+    losses = np.ma.masked_invalid(np.maximum(losses, 1e-8))
+    if not losses.count():
+        ax.set_title("no loss on this plane is finite")
+        return figure
+    # Most of a plane is a plateau: levels up to the 90th percentile show the valley.
+    high = np.percentile(losses.compressed(), 90)
+    levels = np.geomspace(losses.min(), max(high, 1.001 * losses.min()), 15)
+    filling = ax.contourf(
+        *(values["x"], values["y"], losses, levels),
+        cmap="viridis",
+        norm=LogNorm(),
+        extend="max",
     )
-    print_table("Training loss between solutions", table(found["pairs"]), directory)
-    return directory
+    bar = figure.colorbar(filling, ax=ax, location="bottom", ticks=levels[::2])
+    bar.set_label("training loss")
+    bar.ax.set_xticklabels([f"{level:.2g}" for level in levels[::2]])
+    bar.ax.minorticks_off()
+    ax.plot(values["curve_x"], values["curve_y"], color="white")
+    (grda, sgd, bend) = values["corners"]
+    ax.plot(*zip(grda, sgd, strict=True), "--", color="white", linewidth=1)
+    for name, point, color in (
+        ("gRDA", grda, COLORS["grda"]),
+        ("SGD", sgd, COLORS["sgd"]),
+        ("bend", bend, "0.7"),
+    ):
+        ax.plot(*point, "o", color=color, markeredgecolor="white", markersize=9)
+        ax.annotate(
+            name, point, xytext=(8, -14), textcoords="offset points", color="white"
+        )
+    ax.set(xlabel="distance towards SGD", ylabel="distance towards the bend")
+    ax.set_aspect("equal")
+    return figure

@@ -1,49 +1,40 @@
 """Whether gRDA left SGD's solution in flat directions only.
 
-    python -m experiments.project RUN [RUN ...] [--output DIRECTORY]
-
-For every run of gRDA and its SGD twin, after every epoch of which both have a
-checkpoint: the k largest eigenpairs of the Hessian at SGD's weights, and the share of
-|w_gRDA - w_SGD|^2 that lies in their space, beside the share a random direction has;
-and |w|_2 / |w|_1 of both. Writes project.json and figures/ to a directory.
+After every epoch of which both have a checkpoint: the k largest eigenpairs of the
+Hessian at SGD's weights, and the share of |w_gRDA - w_SGD|^2 that lies in their space,
+beside the share a random direction has; and |w|_2 / |w|_1 of both.
 """
 
-import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
 
 import jax
 import numpy as np
-import tyro
+from matplotlib.figure import Figure
 
-from experiments.analyses import _plots as analysis_figures
+from experiments.analyses import _authors as authors
 from experiments.analyses._curvature import hessian
-from experiments.analyses._files import analyse, by_setting, print_table
+from experiments.analyses._files import Found, Rows, by_setting, of_last_epoch
+from experiments.analyses._plots import band, figure_of, over_epochs, panels
+from experiments.analyses._show import Cells, Section, listed
+from experiments.analyses.options import Project
 from experiments.training.runs import Pair, Run, by_sgd_epoch, displacement, find_pairs
 from optax_grda.curvature import projection_fraction, top_eigenpairs
 from optax_grda.landscape import l2_over_l1
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Projects gRDA's displacement on SGD's top eigenspace."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, or directories of them."""
-    k: int = 10
-    """Eigenpairs."""
-    data_dir: Path | None = None
-    """Where TFDS keeps its data sets; by default TFDS's own choice."""
-    output: Path | None = None
-    """Directory of the results; by default a new one under runs/."""
-
-    def __post_init__(self):
-        if self.k < 1:
-            raise ValueError(f"k must be >= 1, got {self.k}")
+KEYS = {"rows": ("grda", "epoch")}
 
 
-def project(sgd: Run, epoch: int, pairs: list[Pair], k: int) -> Iterator[dict]:
+def parts(options: Project) -> list[Callable[[Path], dict[str, Rows]]]:
+    """A part a run of SGD and an epoch."""
+    work = by_sgd_epoch(find_pairs(options.runs, options.data_dir))
+    return [functools.partial(project, *part, options.k) for part in work]
+
+
+def project(
+    sgd: Run, epoch: int, pairs: list[Pair], k: int, _: Path
+) -> dict[str, Rows]:
     """A row a pair of one run of SGD, after an epoch."""
     solution = sgd.state(epoch)
     params = solution.params
@@ -51,6 +42,7 @@ def project(sgd: Run, epoch: int, pairs: list[Pair], k: int) -> Iterator[dict]:
         # Float32 products of convolutions allow no smaller residuals.
         top = top_eigenpairs(hessian(sgd.task, solution), params, k, tolerance=1e-4)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    rows = []
     for pair in pairs:
         grda = pair.grda.state(epoch).params
         vectors = {
@@ -58,23 +50,63 @@ def project(sgd: Run, epoch: int, pairs: list[Pair], k: int) -> Iterator[dict]:
             "sgd": params,
             "grda": grda,
         }
-        yield {
-            **pair.describe(),
-            "epoch": epoch,
-            "parameters": size,
-            "random_fraction": k / size,
-            **{
-                f"{name}_fraction": projection_fraction(vector, top.eigenvectors)
-                for name, vector in vectors.items()
-            },
-            "sgd_l2_over_l1": l2_over_l1(params),
-            "grda_l2_over_l1": l2_over_l1(grda),
-            "eigenvalues": top.eigenvalues,
-            "residual_norms": top.residual_norms,
+        shares = {
+            f"{name}_fraction": projection_fraction(vector, top.eigenvectors)
+            for name, vector in vectors.items()
         }
+        rows.append(
+            {
+                **pair.describe(),
+                "epoch": epoch,
+                "parameters": size,
+                "random_fraction": k / size,
+                **shares,
+                "sgd_l2_over_l1": l2_over_l1(params),
+                "grda_l2_over_l1": l2_over_l1(grda),
+                "eigenvalues": top.eigenvalues,
+                "residual_norms": top.residual_norms,
+            }
+        )
+    return {"rows": rows}
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def sentence(found: Found) -> str:
+    """The share after the last epoch, in terms of that of a random direction."""
+    rows, ratios = found["rows"], []
+    for label, mine in by_setting(rows).items():
+        share = np.mean([row["difference_fraction"] for row in of_last_epoch(mine)])
+        ratios.append(f"{share / mine[0]['random_fraction']:.2g} ({label})")
+    return (
+        "After the last epoch, the share of |w_gRDA − w_SGD|² in the space of the top "
+        f"{len(rows[0]['eigenvalues'])} Hessian eigenvectors is {listed(ratios)} times "
+        "that of a random direction."
+    )
+
+
+def sections(found: Found) -> list[Section]:
+    """Shares and norms, over training."""
+    rows = found["rows"]
+    return [
+        Section(
+            "Flat directions",
+            "The share of gRDA's displacement in the steepest directions. If gRDA "
+            "moves in flat directions only, it stays below the dotted line, the share "
+            "of a random direction.",
+            projection(rows),
+            "projection",
+            table(rows),
+            "Share of |w_gRDA − w_SGD|² in SGD's top eigenspace",
+        ),
+        Section(
+            "Concentration of the weights",
+            "It rises as gRDA puts the weights into fewer entries.",
+            norms(rows),
+            "norms",
+        ),
+    ]
+
+
+def table(rows: Rows) -> Cells:
     """A row an epoch of each setting: the mean share of |w_gRDA - w_SGD|^2.
 
     Beside it, its ratio to the share of a random direction: mean and range.
@@ -100,16 +132,30 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     return cells
 
 
-def main(options: Options) -> Path:
-    """Projects all pairs, and returns the directory of the results."""
-    work = by_sgd_epoch(find_pairs(options.runs, options.data_dir))
-    directory, found = analyse(
-        "project",
-        options,
-        ({"rows": list(project(*part, options.k))} for part in work),
-        len(work),
-        analysis_figures.draw_project,
-    )
-    title = "Share of |w_gRDA - w_SGD|² in SGD's top eigenspace"
-    print_table(title, table(found["rows"]), directory)
-    return directory
+def projection(rows: Rows) -> Figure:
+    """The share of gRDA's displacement in the top eigenspace, over training."""
+    (ax,), theirs = panels(), authors.projections(rows)
+    for number, (label, mine) in enumerate(by_setting(rows).items()):
+        band(ax, *over_epochs(mine, "difference_fraction"), f"C{number}", label)
+        if label in theirs:
+            text = f"the authors', {label}"
+            ax.plot(*theirs[label], ":", color=f"C{number}", label=text)
+    random = rows[0]["random_fraction"]
+    ax.axhline(random, color="0.5", linestyle=":", label="random direction")
+    k = len(rows[0]["eigenvalues"])
+    ax.set(xlabel="epoch", yscale="log", title=f"share in SGD's top {k} eigenspace")
+    return figure_of([ax])
+
+
+def norms(rows: Rows) -> Figure:
+    """How concentrated the weights are, over training."""
+    (ax,) = panels()
+    band(ax, *over_epochs(rows, "sgd_l2_over_l1", run="sgd"), "0.4", "SGD")
+    for number, (label, mine) in enumerate(by_setting(rows).items()):
+        band(ax, *over_epochs(mine, "grda_l2_over_l1"), f"C{number}", label)
+    for number, (label, theirs) in enumerate(authors.norms(rows).items()):
+        ax.plot(*theirs, ":", color=f"C{number}", label=f"the authors', {label}")
+    least = rows[0]["parameters"] ** -0.5
+    ax.axhline(least, color="0.5", linestyle=":", label="$d^{-1/2}$: all moduli equal")
+    ax.set(xlabel="epoch", title="|w|₂ / |w|₁", ylim=(0, None))
+    return figure_of([ax])

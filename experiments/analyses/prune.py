@@ -1,32 +1,31 @@
 """Directional pruning by its definition, beside the usual rules and gRDA.
 
-    python -m experiments.prune RUN [RUN ...] [--output DIRECTORY]
-
-For every run of gRDA and its SGD twin: SGD's solution is pruned in one shot, without
-retraining, to several sparsities, among them gRDA's own: by the definition (scores of
-P_eps sign(w), for several cutoffs eps), by magnitude, and by Optimal Brain Damage.
-After every epoch of which both have a checkpoint, gRDA's displacement is compared with
-that of the definition at the strength that the theory names, the threshold. (The theory
-is that of gRDA: of runs that were steered to a sparsity, or in which whole units were
-thresholded, it says nothing.) Writes prune.json and figures/ to a directory.
+SGD's solution is pruned in one shot, without retraining, to several sparsities, among
+them gRDA's own: by the definition (scores of P_eps sign(w), for several cutoffs eps),
+by magnitude, and by Optimal Brain Damage. After every epoch of which both have a
+checkpoint, gRDA's displacement is compared with that of the definition at the strength
+that the theory names, the threshold. (The theory is that of gRDA: of runs that were
+steered to a sparsity, or in which whole units were thresholded, it says nothing.)
 """
 
-import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
 
-from experiments.analyses import _plots as analysis_figures
 from experiments.analyses._curvature import gauss_newton, gauss_newton_diagonal
-from experiments.analyses._files import analyse, by_level, print_table
+from experiments.analyses._files import Found, Rows, by_setting, of_last_epoch
+from experiments.analyses._plots import COLORS, band, figure_of, over_epochs, panels
+from experiments.analyses._show import Cells, Section, listed
 from experiments.analyses.connect import metrics_at
+from experiments.analyses.options import Prune
 from experiments.training.runs import (
     Pair,
     Run,
@@ -49,50 +48,38 @@ from optax_grda.curvature import (
 
 PyTree = Any
 Row = dict[str, Any]
+Level = tuple[float | None, str | None]  # "asked" and "like" of rows of pruning
+KEYS = {
+    "agreement": ("grda", "epoch", "scores"),
+    # rule: SGD (that is, none), gRDA, magnitude, OBD, or definition at a cutoff.
+    # asked: a sparsity, or None where it was that of the gRDA whose label is "like".
+    "pruning": ("sgd", "epoch", "rule", "cutoff", "asked", "like"),
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Prunes SGD's solution by directional pruning's definition, and by other rules."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, or directories of them."""
-    sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-    """Fractions of weights to prune, besides that of gRDA."""
-    cutoffs: tuple[float, ...] = (1e-3, 1e-4, 1e-5)
-    """Curvatures that count as half flat; agreement is measured at the middle one."""
-    products: int = 100
-    """Products with the Gauss-Newton matrix for one set of scores, at most."""
-    data_dir: Path | None = None
-    """Where TFDS keeps its data sets; by default TFDS's own choice."""
-    output: Path | None = None
-    """Directory of the results; by default a new one under runs/."""
-
-    def __post_init__(self):
-        if not all(0 < s < 1 for s in self.sparsities):
-            raise ValueError(f"sparsities must be in (0, 1), got {self.sparsities}")
-        if not self.cutoffs or min(self.cutoffs) <= 0:
-            raise ValueError(f"cutoffs must be > 0, got {self.cutoffs}")
-        if self.products < 1:
-            raise ValueError(f"products must be >= 1, got {self.products}")
+def parts(options: Prune) -> list[Callable[[Path], dict[str, Rows]]]:
+    """A part a run of SGD and an epoch."""
+    pairs = find_pairs(options.runs, options.data_dir)
+    last = last_common_epoch(pairs)
+    work = by_sgd_epoch(pairs)
+    return [functools.partial(analyse, *part, options, last) for part in work]
 
 
-def analyse_epoch(
-    sgd: Run, epoch: int, pairs: list[Pair], options: Options, last: int
-) -> dict[str, list[Row]]:
-    """Agreement of the pairs of one run of SGD after an epoch; pruning, if the last.
-
-    Returns:
-      Rows by "agreement" and "pruning".
-    """
+def analyse(
+    sgd: Run, epoch: int, pairs: list[Pair], options: Prune, last: int, _: Path
+) -> dict[str, Rows]:
+    """Agreement of the pairs of one run of SGD after an epoch; pruning, if the last."""
     state = sgd.state(epoch)
     matrix = gauss_newton(sgd.task, state)
     middle = sorted(options.cutoffs)[len(options.cutoffs) // 2]
-    scores = {
-        cutoff: scores_at(state.params, matrix, cutoff, options.products)
-        for cutoff in (options.cutoffs if epoch == last else (middle,))
-    }
-    found: dict[str, list[Row]] = {"agreement": [], "pruning": []}
+    with jax.default_matmul_precision("highest"):
+        scores = {
+            cutoff: directional_scores(
+                state.params, matrix, cutoff, max_products=options.products
+            )
+            for cutoff in (options.cutoffs if epoch == last else (middle,))
+        }
+    found: dict[str, Rows] = {"agreement": [], "pruning": []}
     grdas = [pair.grda.state(epoch) for pair in pairs]
     for pair, grda in zip(pairs, grdas, strict=True):
         displacement(pair, state.params, grda.params)  # raises if there is none
@@ -100,12 +87,10 @@ def analyse_epoch(
         rows = agree(state.params, grda, scores[middle].scores)
         found["agreement"] += [about | row for row in rows]
     if epoch == last:
-        labelled = {
-            pair.grda.config.label: grda.params
-            for pair, grda in zip(pairs, grdas, strict=True)
-        }
+        labels = [pair.grda.config.method.label for pair in pairs]
+        sparse = dict(zip(labels, [grda.params for grda in grdas], strict=True))
         about = {**sgd.describe(), "epoch": epoch}
-        rows = prune(sgd.task, state, labelled, scores, options)
+        rows = prune(sgd.task, state, sparse, scores, options)
         found["pruning"] += [about | row for row in rows]
     return found
 
@@ -113,53 +98,57 @@ def analyse_epoch(
 def prune(
     task: Task,
     state: TrainState,
-    grdas: dict[str, PyTree],
+    sparse: dict[str, PyTree],
     scores: dict[float, DirectionalScores],
-    options: Options,
+    options: Prune,
 ) -> Iterator[Row]:
-    """Rows of method, sparsity, training loss and test accuracy.
+    """Rows of rule, sparsity, training loss and test accuracy.
 
-    "asked" is the sparsity, or the label of that gRDA whose sparsity was asked for.
+    Args:
+      task: network and data.
+      state: SGD's.
+      sparse: weights of gRDA, by label.
+      scores: those of SGD's weights, by cutoff.
+      options: the sparsities to prune to, besides those of gRDA.
     """
     params, evaluate = state.params, jax.jit(metrics_at, static_argnums=0)
 
-    def row(method: str, pruned: PyTree, asked: float | str, **more) -> Row:
+    def row(rule: str, pruned: PyTree, level: Level, cutoff=None, **more) -> Row:
         metrics = evaluate(task.trainer, pruned, task.train, task.test)
         return {
-            "method": method,
-            "asked": asked,
+            "rule": rule,
+            "cutoff": cutoff,
+            "asked": level[0],
+            "like": level[1],
             "sparsity": sparsity(pruned),
             "train_loss": metrics["train_loss"],
             "test_accuracy": 1 - metrics["test_error"],
             **more,
         }
 
-    yield row("SGD", params, "none")
-    wanted: dict[float | str, float] = {s: s for s in options.sparsities}
-    for label, weights in grdas.items():
-        grda = row("gRDA", weights, label)
-        wanted[label] = float(grda["sparsity"])
+    yield row("SGD", params, (None, None))
+    wanted: dict[Level, float] = {(s, None): s for s in options.sparsities}
+    for label, weights in sparse.items():
+        grda = row("gRDA", weights, (None, label))
+        wanted[None, label] = float(grda["sparsity"])
         yield grda
+    curvature = gauss_newton_diagonal(task, state)
     saliencies = {
         "magnitude": jax.tree.map(jnp.abs, params),
-        "OBD": jax.tree.map(
-            lambda h, w: h * jnp.square(w) / 2,
-            gauss_newton_diagonal(task, state),
-            params,
-        ),
+        "OBD": jax.tree.map(lambda h, w: h * jnp.square(w) / 2, curvature, params),
     }
-    for method, saliency in saliencies.items():
-        for asked, s in wanted.items():
-            yield row(method, prune_smallest(params, saliency, s), asked)
+    for rule, saliency in saliencies.items():
+        for level, s in wanted.items():
+            yield row(rule, prune_smallest(params, saliency, s), level)
     for cutoff, (by_weight, residual) in scores.items():
-        for asked, s in wanted.items():
+        for level, s in wanted.items():
             try:
                 strength = strength_for_sparsity(params, by_weight, s)
             except ValueError:  # more than the weights with a positive score
                 continue
             pruned = directional_pruning(params, by_weight, strength)
-            about = {"cutoff": cutoff, "residual": residual, "strength": strength}
-            yield row(f"definition, ε = {cutoff:g}", pruned, asked, **about)
+            about = {"residual": residual, "strength": strength}
+            yield row("definition", pruned, level, cutoff, **about)
 
 
 def agree(sgd: PyTree, grda: TrainState, scores: PyTree) -> Iterator[Row]:
@@ -181,26 +170,90 @@ def agree(sgd: PyTree, grda: TrainState, scores: PyTree) -> Iterator[Row]:
         }
 
 
-def scores_at(params: PyTree, matrix, cutoff, products: int):
-    """The scores of directional pruning at a cutoff."""
-    with jax.default_matmul_precision("highest"):
-        return directional_scores(matrix, params, cutoff, max_products=products)
-
-
 def shuffle(scores: PyTree) -> PyTree:
     """The same scores, each at some other weight."""
     flat, unravel = ravel_pytree(scores)
     return unravel(jax.random.permutation(jax.random.key(0), flat))
 
 
-def table(rows: list[Row]) -> list[dict[str, str]]:
-    """Means over the runs, where all reach a sparsity: a row each, methods beside.
+def by_level(rows: Rows) -> dict[Level, dict[tuple[str, float | None], Rows]]:
+    """Rows of pruning by what sparsity was asked for, and by rule and cutoff.
+
+    Without rules that only some of the runs got there with: a mean over those would
+    flatter the rule.
+    """
+    levels: dict[Level, dict[tuple[str, float | None], Rows]] = {}
+    for row in rows:
+        rules = levels.setdefault((row["asked"], row["like"]), {})
+        rules.setdefault((row["rule"], row["cutoff"]), []).append(row)
+    for level, rules in levels.items():
+        runs = max(map(len, rules.values()))
+        levels[level] = {rule: rs for rule, rs in rules.items() if len(rs) == runs}
+    return levels
+
+
+def sentence(found: Found) -> str:
+    """How far gRDA went where the definition says, and how far the scores converged."""
+    cosines = []
+    for label, mine in by_setting(found["agreement"]).items():
+        last = of_last_epoch(mine)
+        means = [
+            np.mean([row["cosine"] for row in last if row["scores"] == scores])
+            for scores in ("definition", "shuffled scores", "all scores 1")
+        ]
+        cosines.append(f"{', '.join(f'{mean:.3f}' for mean in means)} ({label})")
+    return (
+        "After the last epoch, the cosines of gRDA's displacement from SGD with that "
+        "of directional pruning by its definition, by the scores of other weights, and "
+        f"by a plain soft threshold are {listed(cosines)}."
+    )
+
+
+def residuals(rows: Rows) -> str:
+    """How far conjugate gradients came with the scores of each cutoff."""
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        if "residual" in row:
+            found.setdefault(row["cutoff"], []).append(row["residual"])
+    largest = (f"{max(found[c]):.1g} at ε = {c:g}" for c in sorted(found, reverse=True))
+    return (
+        f"Largest relative residual of the scores: {', '.join(largest)}; where it is "
+        "not small, more products would change them."
+    )
+
+
+def sections(found: Found) -> list[Section]:
+    """Pruning in one shot, and gRDA beside the definition."""
+    return [
+        Section(
+            "Pruning SGD's solution in one shot",
+            "No retraining. Methods that know the curvature should lose less than "
+            "magnitude pruning; gRDA, which trains while it prunes, least of all. "
+            + residuals(found["pruning"]),
+            pruning(found["pruning"]),
+            "pruning",
+            table(found["pruning"]),
+            "Training loss (test accuracy, %); ε: the definition at that cutoff",
+        ),
+        Section(
+            "gRDA and directional pruning by its definition",
+            "Equal displacements have cosine 1. The controls show what any method that "
+            "shrinks weights would reach: only what the definition has beyond them is "
+            "evidence for the theorem.",
+            agreements(found["agreement"]),
+            "agreement",
+        ),
+    ]
+
+
+def table(rows: Rows) -> Cells:
+    """Means over the runs, where all reach a sparsity: a row each, rules beside.
 
     Training loss, and test accuracy in percent. ε: the definition at that cutoff.
     """
-    levels = by_level(rows)
-    methods = dict.fromkeys(name for level in levels.values() for name in level)
-    del methods["SGD"]  # a row of its own: what all methods start from
+    levels, dense = by_level(rows), ("SGD", None)
+    rules = dict.fromkeys(rule for level in levels.values() for rule in level)
+    del rules[dense]  # a row of its own: what all rules start from
 
     def zeros(level):
         return np.mean([row["sparsity"] for mine in level.values() for row in mine])
@@ -214,41 +267,66 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
         )
         return f"{loss:.3f} ({100 * accuracy:.1f})"
 
-    def header(name):  # a narrow one
-        return name.removeprefix("definition, ")
-
     return [
-        {"zeros": f"{zeros(level):.1%}{', SGD' * ('SGD' in level)}"}
-        | {header(name): cell(level.get(name, level.get("SGD"))) for name in methods}
+        {"zeros": f"{zeros(level):.1%}{', SGD' * (dense in level)}"}
+        | {
+            rule if cutoff is None else f"ε = {cutoff:g}": cell(
+                level.get((rule, cutoff), level.get(dense))
+            )
+            for rule, cutoff in rules
+        }
         for level in sorted(levels.values(), key=zeros)
     ]
 
 
-def residuals(rows: list[Row]) -> str:
-    """How far conjugate gradients came with the scores of each cutoff."""
-    found: dict[float, list[float]] = {}
-    for row in rows:
-        if "residual" in row:
-            found.setdefault(row["cutoff"], []).append(row["residual"])
-    largest = (f"{max(found[c]):.1g} at ε = {c:g}" for c in sorted(found, reverse=True))
-    return (
-        f"Largest relative residual of the scores: {', '.join(largest)}; where it is "
-        "not small, more products would change them."
-    )
+def pruning(rows: Rows) -> Figure:
+    """Training loss and test accuracy by sparsity, one line a rule."""
+    titles = {
+        "train_loss": ("training loss", 1),
+        "test_accuracy": ("test accuracy, %", 100),
+    }
+    levels = by_level(rows)
+    asked = {level[0]: levels[level] for level in levels if level[0] is not None}
+    rules = dict.fromkeys(rule for s in sorted(asked) for rule in asked[s])
+    axes = panels(2, size=(11, 4.2))
+    for ax, (name, (title, scale)) in zip(axes, titles.items(), strict=True):
+
+        def mean(mine, name=name, scale=scale):
+            return scale * np.mean([row[name] for row in mine])
+
+        sgd = mean(levels[None, None]["SGD", None])
+        ax.axhline(sgd, color="0.5", linestyle=":", label="SGD, not pruned")
+        grda = [row for row in rows if row["rule"] == "gRDA"]
+        x = [100 * row["sparsity"] for row in grda]
+        y = [scale * row[name] for row in grda]
+        ax.plot(x, y, "*", color=COLORS["grda"], markersize=11, label="gRDA")
+        for rule in rules:
+            here = {100 * s: asked[s][rule] for s in sorted(asked) if rule in asked[s]}
+            label = rule[0] if rule[1] is None else f"{rule[0]}, ε = {rule[1]:g}"
+            ax.plot(*(list(here), [*map(mean, here.values())], "o-"), label=label, ms=3)
+        ax.set(xlabel="weights exactly zero, %", title=title)
+    axes[0].set_yscale("log")
+    return figure_of(axes)
 
 
-def main(options: Options) -> Path:
-    """Prunes and compares all pairs, and returns the directory of the results."""
-    pairs = find_pairs(options.runs, options.data_dir)
-    work, last = by_sgd_epoch(pairs), last_common_epoch(pairs)
-    directory, found = analyse(
-        "prune",
-        options,
-        (analyse_epoch(*part, options, last) for part in work),
-        len(work),
-        analysis_figures.draw_prune,
-    )
-    title = "Training loss (test accuracy, %); ε: the definition at that cutoff"
-    print_table(title, table(found["pruning"]), directory)
-    print(residuals(found["pruning"]))
-    return directory
+def agreements(rows: Rows) -> Figure:
+    """Cosine and overlap of zeros between gRDA and the definition, over training.
+
+    A column of panels a setting of c and mu.
+    """
+    settings = by_setting(rows)
+    figure = Figure(figsize=(1.5 + 3.4 * len(settings), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(settings), sharex=True, sharey="row", squeeze=False)
+    names = {"cosine": "cosine", "overlap": "share of gRDA's zeros"}
+    for column, (title, here) in zip(axes.T, settings.items(), strict=True):
+        for ax, name in zip(column, names, strict=True):
+            for number, scores in enumerate(dict.fromkeys(r["scores"] for r in here)):
+                mine = [row for row in here if row["scores"] == scores]
+                band(ax, *over_epochs(mine, name), f"C{number}", scores)
+            ax.grid(alpha=0.3)
+        column[0].set_title(title)
+        column[1].set_xlabel("epoch")
+    for ax, label in zip(axes[:, 0], names.values(), strict=True):
+        ax.set_ylabel(label)
+    axes[0, 0].legend(frameon=False)
+    return figure

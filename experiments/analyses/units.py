@@ -1,103 +1,86 @@
 """Whole units: how many can be cut out, and what the rest would be worth untrained.
 
-    python -m experiments.units [--c 0.02 0.05 0.08] [--output DIRECTORY]
-
-Trains a multilayer perceptron with gRDA at several c, thresholding single weights,
-whole units, or both (experiments.training.config.Groups), and cuts out of every network
-the units that cannot matter. As a control, the same narrow architectures are trained
-from scratch with SGD, for as many epochs, each with the seed of the network that it
-came from (Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019). Writes
-units.json and figures/ to a directory.
+A multilayer perceptron is trained with gRDA at several c, thresholding single weights,
+whole units, or both (experiments.training.config.Grda.groups), and the units that
+cannot matter are cut out of every network. As a control, the same narrow architectures
+are trained from scratch with SGD, for as many epochs, each with the seed of the network
+that it came from (Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019).
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 import models
-from experiments.analyses import _plots as analysis_figures
-from experiments.analyses._files import analyse, by_groups, print_table
+from experiments.analyses._files import Found, Rows
+from experiments.analyses._plots import figure_of, note, panels
+from experiments.analyses._show import Cells, Section, listed
+from experiments.analyses.options import Units
 from experiments.training import data
-from experiments.training.config import Config, Grda, Groups, Sgd
+from experiments.training.config import Config, Groups, Sgd
 from experiments.training.loop import OnDevice, run_epochs, train_together
 from experiments.training.presets import PRESETS
 from experiments.training.trainer import make_trainer
 from models.export.cost import cost
 from models.export.shrink import shrink
 
-Row = dict[str, Any]
-GROUPS = get_args(Groups)
+KEYS = {"rows": ("model", "dataset", "groups", "c", "seed")}
+LABELS = {
+    "none": "single weights",
+    "units": "units",
+    "units-and-weights": "units and weights",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Trains by single weights and by whole units, and cuts dead units out."""
-
-    preset: Literal["digits-mlp", "mnist-mlp"] = "digits-mlp"
-    """What to train: a multilayer perceptron."""
-    c: tuple[float, ...] = (0.02, 0.05, 0.08)
-    """Strengths of the threshold."""
-    seeds: int = 5
-    """Runs of each, with seeds 0, 1, ..."""
-    epochs: int | None = None
-    """Epochs of each run; by default the preset's."""
-    data_dir: Path | None = None
-    """Where TFDS keeps its data sets; by default TFDS's own choice."""
-    output: Path | None = None
-    """Directory of the results; by default a new one under runs/."""
-
-    def __post_init__(self):
-        if self.seeds < 1 or not self.c or not all(c >= 0 for c in self.c):
-            raise ValueError(
-                "seeds must be >= 1, and c must hold values >= 0: got "
-                f"{self.seeds} and {self.c}"
-            )
-        _ = self.config  # raises if epochs are none
-
-    @property
-    def config(self) -> Config:
-        """The configuration of all runs, but for method and seed."""
-        preset = PRESETS[self.preset]
-        epochs = preset.epochs if self.epochs is None else self.epochs
-        return dataclasses.replace(preset, epochs=epochs)
-
-    def methods(self, groups: str) -> list[Grda]:
-        """The methods of one kind of groups."""
-        mu = PRESETS[self.preset].method.mu
-        return [Grda(c, mu, groups) for c in self.c]
+def parts(options: Units) -> list[Callable[[Path], dict[str, Rows]]]:
+    """A part a kind of groups."""
+    config = PRESETS[options.preset]
+    config = dataclasses.replace(config, epochs=options.epochs or config.epochs)
+    dataset = data.load(config.dataset, options.data_dir)
+    return [
+        functools.partial(measure, config, dataset, options, groups)
+        for groups in get_args(Groups)
+    ]
 
 
-def measure(options: Options, groups: str, dataset: data.Dataset) -> Iterator[Row]:
+def measure(
+    config: Config, dataset: data.Dataset, options: Units, groups: Groups, _: Path
+) -> dict[str, Rows]:
     """A row a c and seed."""
-    config, methods = options.config, options.methods(groups)
+    methods = [
+        dataclasses.replace(config.method, c=c, groups=groups) for c in options.c
+    ]
     seeds = range(options.seeds)
-    trained = train_together(config, dataset, methods, seeds, groups)
-    trainer = trained.passes.trainer
-    for run in range(len(methods) * options.seeds):
+    trained = train_together(config, dataset, methods, seeds, LABELS[groups])
+    rows = []
+    for run, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
         state = jax.tree.map(lambda leaf, run=run: leaf[run], trained.state)
+        trainer = trained.passes.trainer
         network = shrink(trainer.network(state.params, state.batch_stats))
-        parameters, multiply_adds, widths = cost(network, dataset.test_images.shape[1:])
+        parameters, multiply_adds, widths = cost(network, dataset.image_shape)
         *hidden, _ = widths.values()
-        setting, seed = divmod(run, options.seeds)
-        yield {
-            "model": config.model,
-            "dataset": Path(config.dataset).stem,
-            "groups": "single weights" if groups == "none" else groups,
-            "c": options.c[setting],
-            "seed": seed,
-            "test_accuracy": trained.row["test_accuracy"][run],
-            "test_loss": trained.row["test_loss"][run],
-            "sparsity": trained.row["sparsity"][run],
-            "widths": hidden,
-            "parameters": parameters,
-            "multiply_adds": multiply_adds,
-            "from_scratch": from_scratch(config, seed, tuple(hidden), dataset),
-        }
+        rows.append(
+            {
+                "model": config.model,
+                "dataset": Path(config.dataset).stem,
+                "groups": groups,
+                "c": method.c,
+                "seed": seed,
+                "test_accuracy": trained.row["test_accuracy"][run],
+                "sparsity": trained.row["sparsity"][run],
+                "widths": hidden,
+                "parameters": parameters,
+                "multiply_adds": multiply_adds,
+                "from_scratch": from_scratch(config, seed, tuple(hidden), dataset),
+            }
+        )
+    return {"rows": rows}
 
 
 def from_scratch(
@@ -106,28 +89,67 @@ def from_scratch(
     """Test accuracy of those widths after SGD; None where a layer has none left."""
     if 0 in widths:
         return None
-    config = dataclasses.replace(config, method=Sgd())
-    trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
+    classes, config = dataset.num_classes, dataclasses.replace(config, method=Sgd())
     build = functools.partial(
-        *(models.create, config.model),
-        num_classes=dataset.num_classes,
-        features=widths,
+        models.create, config.model, num_classes=classes, features=widths
     )
-    trainer = dataclasses.replace(trainer, build=lambda rngs: build(rngs=rngs))
-    passes, state = OnDevice(trainer, dataset), jax.jit(trainer.init)(seed)
-    epochs = range(1, config.epochs + 1)
-    *_, last = run_epochs(passes, state, epochs, f"{widths}")
-    return float(last.row["test_accuracy"])
+    trainer = dataclasses.replace(
+        make_trainer(config, classes, dataset.num_examples),
+        build=lambda rngs: build(rngs=rngs),
+    )
+    passes, epochs = OnDevice(trainer, dataset), range(1, config.epochs + 1)
+    for epoch in run_epochs(passes, trainer.init(seed), epochs, f"widths {widths}"):
+        last = epoch.row
+    return float(last["test_accuracy"])
 
 
-def table(rows: list[Row]) -> list[dict[str, str]]:
+def by_setting(rows: Rows) -> dict[tuple[str, float], Rows]:
+    """The rows by what was thresholded, and c."""
+    settings: dict[tuple[str, float], Rows] = {}
+    for row in rows:
+        settings.setdefault((row["groups"], row["c"]), []).append(row)
+    return settings
+
+
+def sentence(found: Found) -> str:
+    """What the largest c leaves, and what that is worth untrained."""
+    largest, found_there = max(row["c"] for row in found["rows"]), []
+    for cells in table([row for row in found["rows"] if row["c"] == largest]):
+        text = f"{cells['parameters']} parameters at {cells['test, %']} % test accuracy"
+        if cells["from scratch, %"]:
+            text += f", {cells['from scratch, %']} % where trained from scratch"
+        found_there.append(f"{text} ({cells['made zero']})")
+    return (
+        f"Once units that cannot matter are cut out, c = {largest:g} leaves "
+        f"{listed(found_there)}."
+    )
+
+
+def sections(found: Found) -> list[Section]:
+    """What is left of the networks, and what that is worth."""
+    return [
+        Section(
+            "Whole units",
+            "Test error by what is left once dead units are cut out. Where whole units "
+            "are thresholded, less should be left at the same error. Crosses: the same "
+            "architecture trained from scratch by SGD; where they lie no higher, gRDA "
+            "found widths that are enough rather than weights.",
+            left_over(found["rows"]),
+            "units",
+            table(found["rows"]),
+            "Units that cannot matter are cut out",
+        )
+    ]
+
+
+def table(rows: Rows) -> Cells:
     """A row a kind of groups and a c: means over the seeds.
 
     Zeros and test accuracy of the network; units in each hidden layer and parameters of
     what is left of it; test accuracy of that trained from scratch.
     """
     cells = []
-    for (groups, c), mine in by_groups(rows).items():
+    for (groups, c), mine in by_setting(rows).items():
         zeros, accuracy, parameters = (
             np.mean([row[name] for row in mine])
             for name in ("sparsity", "test_accuracy", "parameters")
@@ -136,13 +158,13 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
         scratch = [row["from_scratch"] for row in mine]
         cells.append(
             {
-                "made zero": groups,
+                "made zero": LABELS[groups],
                 "c": f"{c:g}",
                 "zeros, %": f"{100 * zeros:.1f}",
                 "test, %": f"{100 * accuracy:.1f}",
                 "units": " + ".join(f"{width:.0f}" for width in widths),
                 "parameters": f"{parameters:,.0f}",
-                "scratch, %": (
+                "from scratch, %": (
                     "" if None in scratch else f"{100 * np.mean(scratch):.1f}"
                 ),
             }
@@ -150,17 +172,22 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
     return cells
 
 
-def main(options: Options) -> Path:
-    """Trains and measures, and returns the directory of the results."""
-    dataset = data.load(options.config.dataset, options.data_dir)
-    parts = (
-        {"rows": [row]}
-        for groups in GROUPS
-        for row in measure(options, groups, dataset)
-    )
-    runs = len(GROUPS) * len(options.c) * options.seeds
-    directory, found = analyse(
-        "units", options, parts, runs, analysis_figures.draw_units
-    )
-    print_table("Units that cannot matter are cut out", table(found["rows"]), directory)
-    return directory
+def left_over(rows: Rows) -> Figure:
+    """Test error by the parameters left once dead units are cut out."""
+    (ax,) = panels()
+    for number, groups in enumerate(dict.fromkeys(row["groups"] for row in rows)):
+        mine = [rs for key, rs in by_setting(rows).items() if key[0] == groups]
+        x = [np.mean([row["parameters"] for row in rs]) for rs in mine]
+        for name, style in (("test_accuracy", "o-"), ("from_scratch", "x:")):
+            # Where no unit is left, there is nothing to train from scratch.
+            values = np.array([[row[name] for row in rs] for rs in mine], float)
+            errors = 100 * (1 - np.mean(values, axis=1))
+            label = LABELS[groups] + ", from scratch" * (name == "from_scratch")
+            ax.plot(x, errors, style, color=f"C{number}", label=label)
+            for rs, *point in zip(mine, x, errors, strict=True):
+                if name == "test_accuracy":
+                    note(ax, f"{rs[0]['c']:g}", point)
+    ax.set(xscale="log", xlabel="parameters left", yscale="log", ylabel="test error, %")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_title("numbers beside the points: c")
+    return figure_of([ax])

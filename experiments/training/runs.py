@@ -125,7 +125,7 @@ class Pair(NamedTuple):
         return self.sgd.describe() | {
             "label": config.method.label,
             "preset": preset_of(config),
-            **{k: v for k, v in vars(config.method).items() if k in ("c", "mu")},
+            "method": configs.to_dict(config)["method"],
             "grda": self.grda.id,
         }
 
