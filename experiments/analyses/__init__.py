@@ -38,7 +38,7 @@ def read(name: str, directories: Sequence[Path]) -> dict[str, Any] | None:
 
     if name == "runs":
         return load(name).read(directories)
-    return _files.read(directories, name)
+    return _files.read(name, directories)
 
 
 def run(options: Any) -> Path:

@@ -45,7 +45,7 @@ def write(options: Any) -> Path:
     return directory
 
 
-def read(directories: Sequence[Path], name: str) -> Found | None:
+def read(name: str, directories: Sequence[Path]) -> Found | None:
     """Reads what all analyses of one name found, together; None if there are none.
 
     Rows name runs by resolved paths, so that one run is one, however its directory was

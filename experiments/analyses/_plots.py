@@ -38,14 +38,17 @@ def band(ax: Axes, x: Any, values: np.ndarray, color: str, label: str, style="-"
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def note(ax: Axes, text: str, point: tuple[float, float]) -> None:
-    """Writes a text beside a point, to its upper right."""
+def note(
+    ax: Axes, text: str, point: Sequence[float], color: str = "0.3", left: bool = False
+) -> None:
+    """Writes a text beside a point, to its upper right or left."""
     ax.annotate(
-        *(text, point),
-        xytext=(4, 4),
+        *(text, (point[0], point[1])),
+        xytext=(-5 if left else 5, 5),
         textcoords="offset points",
+        horizontalalignment="right" if left else "left",
         fontsize=8,
-        color="0.3",
+        color=color,
     )
 
 

@@ -88,11 +88,13 @@ def _width(columns: list[list[str]], console: Console) -> int:
 
 def _table(title: str, columns: list[list[str]]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    for header, *cells in columns:
+    for number, (header, *cells) in enumerate(columns):
         # Lines may break, but not within a word.
         words = " ".join([header, *cells]).split()
         table.add_column(
-            header, justify="right", min_width=max(map(len, words), default=0)
+            header,
+            justify="right" if number else "left",
+            min_width=max(map(len, words), default=0),
         )
     for row in zip(*(cells for _, *cells in columns), strict=True):
         table.add_row(*row)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.analyses import _authors as authors
 from experiments.analyses._files import Found, Rows, by_setting
-from experiments.analyses._plots import COLORS, band, figure_of, panels
+from experiments.analyses._plots import COLORS, band, figure_of, note, panels
 from experiments.analyses._show import Cells, Section, filled
 from experiments.analyses.options import Connect
 from experiments.training.augmentation import augment
@@ -248,7 +248,7 @@ def loss_along_curves(pairs: Rows) -> Figure:
                 text = f"the authors' curve, {setting}"
                 ax.plot(curve["t"], curve[name], ":", color=f"C{number}", label=text)
         ax.set(title=title)
-        ax.set_xticks([0, 0.5, 1], ["gRDA, t = 0", "0.5", "SGD, t = 1"])
+        ax.set_xticks([0, 0.5, 1], ["t = 0\ngRDA", "0.5", "t = 1\nSGD"])
     return figure_of(axes, legend=1)
 
 
@@ -283,9 +283,7 @@ def plane_of(values: dict[str, Any]) -> Figure:
         ("bend", bend, "0.7"),
     ):
         ax.plot(*point, "o", color=color, markeredgecolor="white", markersize=9)
-        ax.annotate(
-            name, point, xytext=(8, -14), textcoords="offset points", color="white"
-        )
+        note(ax, name, point, color="white")
     ax.set(xlabel="distance towards SGD", ylabel="distance towards the bend")
     ax.set_aspect("equal")
     return figure

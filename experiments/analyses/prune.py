@@ -205,7 +205,8 @@ def sentence(found: Found) -> str:
     return (
         "After the last epoch, the cosines of gRDA's displacement from SGD with that "
         "of directional pruning by its definition, by the scores of other weights, and "
-        f"by a plain soft threshold are {listed(cosines)}."
+        f"by a plain soft threshold are {listed(cosines)}. "
+        + residuals(found["pruning"])
     )
 
 
@@ -227,9 +228,9 @@ def sections(found: Found) -> list[Section]:
     return [
         Section(
             "Pruning SGD's solution in one shot",
-            "No retraining. Methods that know the curvature should lose less than "
-            "magnitude pruning; gRDA, which trains while it prunes, least of all. "
-            + residuals(found["pruning"]),
+            "No retraining. Rules that know the curvature should lose less than "
+            "magnitude pruning. gRDA is beside them for what one shot gives up: it "
+            "trains while it prunes.",
             pruning(found["pruning"]),
             "pruning",
             table(found["pruning"]),

@@ -98,6 +98,7 @@ def sections(found: Found) -> list[Section]:
                 zeros_by_layer(sparsest.layers()),
                 "sparsity_by_layer",
                 layers_table(results),
+                "Zeros by layer",
             )
         )
     others = authors.tradeoff(results[0].config)
@@ -231,7 +232,7 @@ def tradeoff(
         x, y = 100 * np.array(result.sparsity), 100 * np.array(result.test_accuracy)
         color = COLORS.get(result.config.method.name, "0.3")
         ax.errorbar(x.mean(), y.mean(), y.std(), x.std(), "o", color=color, capsize=2)
-        note(ax, result.label, (x.mean(), y.mean()))
+        note(ax, result.label, (x.mean(), y.mean()), left=x.mean() > 50)
     ax.set(xlabel="weights exactly zero, %", ylabel="test accuracy, %")
     return figure_of([ax])
 

@@ -71,7 +71,7 @@ def accuracy_by_zeros(rows: Rows) -> Figure:
         label = f"μ = {mu:g}" if number == "c" else "target sparsity"
         ax.errorbar(x, y, error, marker="o", markersize=4, capsize=2, label=label)
         for row, *point in zip(line, x, y, strict=True):
-            note(ax, f"{row[number]:g}", (point[0], point[1]))
+            note(ax, f"{row[number]:g}", point)
     ax.set(xlabel="weights exactly zero, %", ylabel="test accuracy, %")
     meaning = "c" if number == "c" else "the sparsity asked for"
     ax.set_title(f"numbers beside the points: {meaning}")
