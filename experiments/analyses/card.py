@@ -90,21 +90,19 @@ def measure(pair: Pair, rounds: int, directory: Path) -> dict[str, Rows]:
 def sizes(network: nnx.Module, image_shape: tuple[int, ...], path: Path) -> Row:
     """What a network weighs; writes it, BatchNorm's statistics too, packed to PATH."""
     params, batch_stats = (
-        nnx.to_pure_dict(nnx.state(network, kind))
+        jax.device_get(nnx.to_pure_dict(nnx.state(network, kind)))
         for kind in (nnx.Param, nnx.BatchStat)
     )
     whole = {"params": params, "batch_stats": batch_stats}
     packed = path.with_suffix(".safetensors")
     pack(whole, packed)
     names = (leaf.path for leaf in sparsity_report(whole).leaves)
-    arrays = map(np.asarray, jax.tree.leaves(whole))
+    arrays = dict(zip(names, jax.tree.leaves(whole), strict=True))
     report = sparsity_report(params)
     return {
         "parameters": report.total,
         "nonzeros": report.nonzero,
-        "file_bytes": len(
-            safetensors.numpy.save(dict(zip(names, arrays, strict=True)))
-        ),
+        "file_bytes": len(safetensors.numpy.save(arrays)),
         "packed_bytes": packed.stat().st_size,
         "multiply_adds": cost(network, image_shape).multiply_adds,
     }

@@ -32,7 +32,6 @@ from experiments.training.trainer import Trainer
 from optax_grda.landscape import (
     Bezier,
     Plane,
-    PlanePoint,
     barrier_height,
     evaluate_along,
     evaluate_grid,
@@ -53,38 +52,33 @@ def connect(pair: Pair, options: Connect) -> dict[str, Any]:
     """Loss and error between the two solutions of a pair; t = 0 is gRDA's."""
     task = pair.grda.task
     epoch = pair.epochs[-1]
-    sgd, grda = (state.params for state in pair.states(epoch))
+    state, sparse = pair.states(epoch)
+    sgd, grda = state.params, sparse.params
     displacement(pair, sgd, grda)  # raises if there is none
-    line = Bezier.straight(grda, sgd)
-    curve = bend_curve(task, line, pair.grda.config, options)
+    line = jax.jit(Bezier.straight)(grda, sgd)
+    curve = bend_curve(task, line, state.batch_stats, pair.grda.config, options)
     ts = jnp.linspace(0, 1, options.points)
-    result = {**pair.describe(), "epoch": epoch, "t": ts}
+    found = {**pair.describe(), "epoch": epoch, "t": ts}
     for name, path in {"line": line, "curve": curve}.items():
-        metrics = along(task.trainer, path, ts, task.train, task.test)
-        result[name] = metrics | {
-            "barrier_height": barrier_height(metrics["train_loss"]),
-            "length": path.arc_length(),
-        }
+        found[name] = along(task.trainer, path, ts, task.train, task.test)
     if options.grid:
         plane = Plane.through(grda, sgd, curve.bend)
         xs, ys = plane.grid(options.grid)
-        points = shadow(plane, curve, ts)
+        found["plane"] = {"x": xs, "y": ys, "corners": plane.corners}
         rows = [  # each a dispatch, between which one can stop
             over(task.trainer, plane, xs, y[None], task.train, task.test) for y in ys
         ]
-        result["plane"] = {
-            "x": xs,
-            "y": ys,
-            "corners": plane.corners,
-            "curve_x": points.x,
-            "curve_y": points.y,
-            **jax.tree.map(lambda *row: jnp.concatenate(row), *rows),
-        }
-    return result
+        found["plane"] |= jax.tree.map(lambda *row: np.concatenate(row), *rows)
+    return found
 
 
-def bend_curve(task: Task, line: Bezier, run: Config, options: Connect) -> Bezier:
-    """Trains the bend of a line on the training images, augmented as in the run."""
+def bend_curve(
+    task: Task, curve: Bezier, batch_stats: PyTree, run: Config, options: Connect
+) -> Bezier:
+    """Trains the bend of a curve on the training images, augmented as in the run.
+
+    What the running statistics are does not matter: batches have their own.
+    """
     images = len(task.train[1])
     config = dataclasses.replace(
         run,
@@ -95,22 +89,33 @@ def bend_curve(task: Task, line: Bezier, run: Config, options: Connect) -> Bezie
         schedule="garipov",
         epochs=options.epochs,
     )
-    size, steps = config.batch_size, images // config.batch_size
-    state = jax.jit(task.trainer.init)(0)  # its running statistics do not matter
-    rounds = steps if loops_are_slow(state.params) else 1
-    curve, opt_state = line, make_optimizer(config, steps).init(line.bend)
-    for epoch_key in jax.random.split(jax.random.key(run.seed), options.epochs):
-        order_key, step_key, bend_key = jax.random.split(epoch_key, 3)
-        # Images that do not fill a batch are left out.
-        order = jax.random.permutation(order_key, images)[: steps * size]
-        indices = order.reshape(rounds, -1, size)
-        keys = jax.random.split(step_key, (rounds, steps // rounds))
-        for number, key in enumerate(jax.random.split(bend_key, rounds)):
+    steps = images // config.batch_size
+    rounds = steps if loops_are_slow(curve.bend) else 1
+    opt_state = make_optimizer(config, steps).init(curve.bend)
+    # Bound to the device of the weights, as after a step: it would compile twice.
+    opt_state = jax.device_put(opt_state, jax.tree.leaves(curve.bend)[0].sharding)
+    for key in jax.random.split(jax.random.key(run.seed), options.epochs):
+        plan = batches(key, images, config.batch_size, rounds)
+        for number in range(rounds):
+            mine = jax.tree.map(lambda x, number=number: x[number], plan)
             curve, opt_state = bend_steps(
-                *(config, task.trainer, state.batch_stats, task.train),
-                *(curve, opt_state, (indices[number], keys[number]), key),
+                *(config, task.trainer, batch_stats, task.train),
+                *(curve, opt_state, *mine),
             )
     return curve
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def batches(key: jax.Array, images: int, size: int, rounds: int):
+    """An epoch in rounds: each has batches, an index of images and a key, and a key.
+
+    Images that do not fill a batch are left out.
+    """
+    steps = images // size
+    order_key, step_key, bend_key = jax.random.split(key, 3)
+    order = jax.random.permutation(order_key, images)[: steps * size]
+    keys = jax.random.split(step_key, (rounds, steps // rounds))
+    return (order.reshape(rounds, -1, size), keys), jax.random.split(bend_key, rounds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -133,20 +138,16 @@ def bend_steps(
 
 @functools.partial(jax.jit, static_argnums=0)
 def along(trainer: Trainer, path: Bezier, ts: jax.Array, train, test) -> dict:
-    """Metrics at points of a path, each of shape (points,)."""
-    return evaluate_along(path, ts, lambda w: metrics_at(trainer, w, train, test))
+    """Metrics at points of a path, each of shape (points,), its barrier and length."""
+    found = evaluate_along(path, ts, lambda w: metrics_at(trainer, w, train, test))
+    height = barrier_height(found["train_loss"])
+    return found | {"barrier_height": height, "length": path.arc_length()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def over(trainer: Trainer, plane: Plane, xs: jax.Array, ys, train, test) -> dict:
     """Metrics on the grid of a plane, each of shape (rows, columns)."""
     return evaluate_grid(plane, xs, ys, lambda w: metrics_at(trainer, w, train, test))
-
-
-@jax.jit
-def shadow(plane: Plane, curve: Bezier, ts: jax.Array) -> PlanePoint:
-    """The way of a curve over a plane."""
-    return evaluate_along(curve, ts, plane.project)
 
 
 def metrics_at(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.Array]:
@@ -274,8 +275,10 @@ def plane_of(values: dict[str, Any]) -> Figure:
     bar.set_label("training loss")
     bar.ax.set_xticklabels([f"{level:.2g}" for level in levels[::2]])
     bar.ax.minorticks_off()
-    ax.plot(values["curve_x"], values["curve_y"], color="white")
-    (grda, sgd, bend) = values["corners"]
+    grda, sgd, bend = map(np.array, values["corners"])
+    t = np.linspace(0, 1, 101)[:, None]
+    curve = (1 - t) ** 2 * grda + 2 * t * (1 - t) * bend + t**2 * sgd  # it lies there
+    ax.plot(*curve.T, color="white")
     ax.plot(*zip(grda, sgd, strict=True), "--", color="white", linewidth=1)
     for name, point, color in (
         ("gRDA", grda, COLORS["grda"]),

@@ -35,7 +35,7 @@ from experiments.training.runs import (
     find_pairs,
     last_common_epoch,
 )
-from experiments.training.trainer import TrainState
+from experiments.training.trainer import Trainer, TrainState
 from optax_grda import sparsity
 from optax_grda.curvature import (
     DirectionalScores,
@@ -111,20 +111,11 @@ def prune(
       scores: those of SGD's weights, by cutoff.
       options: the sparsities to prune to, besides those of gRDA.
     """
-    params, evaluate = state.params, jax.jit(metrics_at, static_argnums=0)
+    params = state.params
 
     def row(rule: str, pruned: PyTree, level: Level, cutoff=None, **more) -> Row:
-        metrics = evaluate(task.trainer, pruned, task.train, task.test)
-        return {
-            "rule": rule,
-            "cutoff": cutoff,
-            "asked": level[0],
-            "like": level[1],
-            "sparsity": sparsity(pruned),
-            "train_loss": metrics["train_loss"],
-            "test_accuracy": 1 - metrics["test_error"],
-            **more,
-        }
+        about = {"rule": rule, "cutoff": cutoff, "asked": level[0], "like": level[1]}
+        return about | evaluate(task.trainer, pruned, task.train, task.test) | more
 
     yield row("SGD", params, (None, None))
     wanted: dict[Level, float] = {(s, None): s for s in options.sparsities}
@@ -132,48 +123,66 @@ def prune(
         grda = row("gRDA", weights, (None, label))
         wanted[None, label] = float(grda["sparsity"])
         yield grda
-    curvature = gauss_newton_diagonal(task, state)
-    saliencies = {
-        "magnitude": jax.tree.map(jnp.abs, params),
-        "OBD": jax.tree.map(lambda h, w: h * jnp.square(w) / 2, curvature, params),
-    }
-    for rule, saliency in saliencies.items():
+    remove = jax.jit(prune_smallest, static_argnums=2)
+    for rule, saliency in saliencies(
+        params, gauss_newton_diagonal(task, state)
+    ).items():
         for level, s in wanted.items():
-            yield row(rule, prune_smallest(params, saliency, s), level)
+            yield row(rule, remove(params, saliency, s), level)
     for cutoff, (by_weight, residual) in scores.items():
         for level, s in wanted.items():
             try:
                 strength = strength_for_sparsity(params, by_weight, s)
             except ValueError:  # more than the weights with a positive score
                 continue
-            pruned = directional_pruning(params, by_weight, strength)
+            pruned = jax.jit(directional_pruning)(params, by_weight, strength)
             about = {"residual": residual, "strength": strength}
             yield row("definition", pruned, level, cutoff, **about)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.Array]:
+    """What a row of pruning tells of weights."""
+    metrics = metrics_at(trainer, params, train, test)
+    return {
+        "sparsity": sparsity(params),
+        "train_loss": metrics["train_loss"],
+        "test_accuracy": 1 - metrics["test_error"],
+    }
+
+
+@jax.jit
+def saliencies(params: PyTree, diagonal: PyTree) -> dict[str, PyTree]:
+    """Those of the usual rules; the diagonal is that of the Gauss-Newton matrix."""
+    return {
+        "magnitude": jax.tree.map(jnp.abs, params),
+        "OBD": jax.tree.map(lambda h, w: h * jnp.square(w) / 2, diagonal, params),
+    }
 
 
 def agree(sgd: PyTree, grda: TrainState, scores: PyTree) -> Iterator[Row]:
     """Rows of cosine and overlap, for the definition and two controls."""
     threshold = optax.tree.get(grda.opt_state, "threshold")
+    flat, unravel = ravel_pytree(scores)
     candidates = {
         "definition": scores,
-        "shuffled scores": shuffle(scores),
-        "all scores 1": jax.tree.map(jnp.ones_like, scores),
+        "shuffled scores": unravel(jax.random.permutation(jax.random.key(0), flat)),
+        "all scores 1": unravel(jnp.ones_like(flat)),
     }
     for name, candidate in candidates.items():
-        pruned = directional_pruning(sgd, candidate, threshold)
-        yield {
-            "scores": name,
-            "strength": threshold,
-            **agreement(sgd, grda.params, pruned)._asdict(),
-            "sparsity": sparsity(pruned),
-            "grda_sparsity": sparsity(grda.params),
-        }
+        found = agree_with(sgd, grda.params, candidate, threshold)
+        yield {"scores": name, "strength": threshold} | found
 
 
-def shuffle(scores: PyTree) -> PyTree:
-    """The same scores, each at some other weight."""
-    flat, unravel = ravel_pytree(scores)
-    return unravel(jax.random.permutation(jax.random.key(0), flat))
+@jax.jit
+def agree_with(sgd: PyTree, grda: PyTree, scores: PyTree, strength: jax.Array) -> Row:
+    """What a row of agreement tells of scores."""
+    pruned = directional_pruning(sgd, scores, strength)
+    return {
+        **agreement(sgd, grda, pruned)._asdict(),
+        "sparsity": sparsity(pruned),
+        "grda_sparsity": sparsity(grda),
+    }
 
 
 def by_level(rows: Rows) -> dict[Level, dict[tuple[str, float | None], Rows]]:

@@ -192,13 +192,19 @@ def displacement(pair: Pair, sgd: PyTree, grda: PyTree) -> PyTree:
     Raises:
       UserError: if it is 0: with c = 0, gRDA is SGD.
     """
-    delta = jax.tree.map(jnp.subtract, grda, sgd)
-    if not optax.tree.norm(delta):
+    delta, length = _subtract(grda, sgd)
+    if not length:
         raise UserError(
             f"{pair.grda.directory} must have other weights than {pair.sgd.directory}, "
             f"to be compared with it: got the same, at {pair.grda.config.method.label}"
         )
     return delta
+
+
+@jax.jit
+def _subtract(minuend: PyTree, subtrahend: PyTree) -> tuple[PyTree, jax.Array]:
+    delta = jax.tree.map(jnp.subtract, minuend, subtrahend)
+    return delta, optax.tree.norm(delta)
 
 
 def last_common_epoch(pairs: Sequence[Pair]) -> int:

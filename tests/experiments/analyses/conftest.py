@@ -1,0 +1,151 @@
+"""Runs that are analysed, and what the analyses found, each made once."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import analyses
+from experiments.analyses import options
+from experiments.training import config as configs
+from experiments.training import data
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.config import Config, Grda, Sgd
+from experiments.training.runs import Pair, find_pairs
+from experiments.training.session import train_seeds
+from experiments.training.trainer import make_trainer
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A function that returns a directory by its name, made by one worker for all.
+
+    It takes the name, and what makes the directory.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        directory, done = place / name, place / f"{name}.done"
+        with (place / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(directory)
+                done.touch()
+        return directory
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def digits(shared):
+    """The run directories of SGD and gRDA on digits, as the demo makes them."""
+
+    def train(directory):
+        directory.mkdir()
+        dataset = data.load("digits")
+        for method in (Sgd(), Grda()):
+            train_seeds(
+                Config(method=method), dataset, [0], directory / method.name, 30
+            )
+
+    directory = shared("digits", train)
+    return directory / "sgd-0", directory / "grda-0"
+
+
+class Analysed(NamedTuple):
+    """What an analysis left."""
+
+    directory: Path
+    printed: str  # where standard output has 80 columns
+
+    def rows(self, kind="rows"):
+        name = self.directory.name
+        return json.loads((self.directory / f"{name}.json").read_text())[kind]
+
+
+@pytest.fixture(scope="session")
+def analysed(shared):
+    """A function that runs an analysis once, and returns what it left."""
+
+    def run(chosen) -> Analysed:
+        def make(directory):
+            printed = io.StringIO()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("COLUMNS", "80")
+                patch.setattr("experiments.analyses.card.has_onnx", lambda: False)
+                with contextlib.redirect_stdout(printed):
+                    analyses.run(dataclasses.replace(chosen, output=directory))
+            directory.with_suffix(".txt").write_text(printed.getvalue())
+
+        directory = shared(chosen.name, make)
+        return Analysed(directory, directory.with_suffix(".txt").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def connected(digits, analysed):
+    """The valley on digits."""
+    return analysed(options.Connect(digits, epochs=20, points=11, grid=2))
+
+
+@pytest.fixture(scope="session")
+def projected(digits, analysed):
+    """The eigenspace on digits."""
+    return analysed(options.Project(digits, k=3))
+
+
+@pytest.fixture(scope="session")
+def pruned(digits, analysed):
+    """One-shot pruning on digits."""
+    return analysed(options.Prune(digits, (0.6,), (1e-4,)))
+
+
+@pytest.fixture(scope="session")
+def carded(digits, analysed):
+    """The card of digits, without ONNX Runtime."""
+    return analysed(options.Card(digits, rounds=2))
+
+
+@pytest.fixture(scope="module")
+def convolutional(tmp_path_factory, tiny_vgg, tiny_images) -> Pair:
+    """A pair of runs of a network with BatchNorm and dropout, moved at random."""
+    place = tmp_path_factory.mktemp("runs")
+    dataset, rng = data.load(tiny_images), np.random.default_rng(0)
+    for method in (Sgd(), Grda(c=1.0)):
+        config = Config(
+            *(tiny_vgg, tiny_images, "crop-flip", method), batch_size=16, epochs=1
+        )
+        trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
+        state = jax.jit(trainer.init)(0)
+        for _ in range(trainer.steps_per_epoch):
+            gradients = jax.tree.map(
+                lambda w: rng.normal(size=w.shape).astype(w.dtype), state.params
+            )
+            updates, opt_state = trainer.optimizer.update(
+                gradients, state.opt_state, state.params
+            )
+            state = state._replace(
+                step=state.step + 1,
+                params=optax.apply_updates(state.params, updates),
+                batch_stats=jax.tree.map(lambda x: x + 0.1, state.batch_stats),
+                opt_state=opt_state,
+            )
+        directory = place / method.name
+        directory.mkdir()
+        configs.save(config, directory / "config.json")
+        Checkpoints(directory, config, trainer).save(state)
+    (pair,) = find_pairs(sorted(place.iterdir()))
+    return pair
