@@ -75,7 +75,7 @@ def analyse(
     with jax.default_matmul_precision("highest"):
         scores = {
             cutoff: directional_scores(
-                state.params, matrix, cutoff, max_products=options.products
+                matrix, state.params, cutoff, max_products=options.products
             )
             for cutoff in (options.cutoffs if epoch == last else (middle,))
         }
@@ -123,19 +123,18 @@ def prune(
         grda = row("gRDA", weights, (None, label))
         wanted[None, label] = float(grda["sparsity"])
         yield grda
-    remove = jax.jit(prune_smallest, static_argnums=2)
     for rule, saliency in saliencies(
         params, gauss_newton_diagonal(task, state)
     ).items():
         for level, s in wanted.items():
-            yield row(rule, remove(params, saliency, s), level)
+            yield row(rule, prune_smallest(params, saliency, s), level)
     for cutoff, (by_weight, residual) in scores.items():
         for level, s in wanted.items():
             try:
                 strength = strength_for_sparsity(params, by_weight, s)
             except ValueError:  # more than the weights with a positive score
                 continue
-            pruned = jax.jit(directional_pruning)(params, by_weight, strength)
+            pruned = directional_pruning(params, by_weight, strength)
             about = {"residual": residual, "strength": strength}
             yield row("definition", pruned, level, cutoff, **about)
 
