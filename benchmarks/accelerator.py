@@ -30,10 +30,11 @@ import numpy as np
 
 from benchmarks import optimizer_step, train_step
 from benchmarks.measure import markdown, write_result
-from experiments import train
 from experiments.analyses import _authors as authors
-from experiments.training import logger
+from experiments.command_line import run_command
+from experiments.training import session
 from experiments.training.config import Config
+from experiments.training.directory import environment, read_metrics, write_json
 from experiments.training.presets import PRESETS
 
 RUNS = (
@@ -105,9 +106,7 @@ def make_plan(options: Options) -> Plan:
         networks=("digits-mlp",),
         optimizer_steps=2,
         training_steps=train_step.Options(dtype="bfloat16", batch_size=8, rounds=2),
-        runs={
-            n: dataclasses.replace(tiny, optimizer=PRESETS[n].optimizer) for n in RUNS
-        },
+        runs={n: dataclasses.replace(tiny, method=PRESETS[n].method) for n in RUNS},
     )
 
 
@@ -120,16 +119,16 @@ def perform(
         return optimizer_step.measure(name, plan.optimizer_steps, rounds)
     if kind == "training step":
         return train_step.measure(name, plan.training_steps)
-    run = train.Options(
-        config=plan.runs[name],
-        data_dir=options.data_dir,
-        output=options.output / name,
-        resume=True,
-    )
     try:
-        train.train(run, stopping=too_late(end))
+        session.train(
+            plan.runs[name],
+            options.output / name,
+            data_dir=options.data_dir,
+            resume=True,
+            stopping=too_late(end),
+        )
     except SystemExit as stop:
-        if stop.code != train.INTERRUPTED:
+        if stop.code != session.INTERRUPTED:
             raise
         return None
     return [run_row(name, plan, options)]
@@ -150,7 +149,7 @@ def too_late(end: float) -> Callable[[], bool]:
 
 def run_row(name: str, plan: Plan, options: Options) -> Row:
     """How far a run came, beside what the authors' ended with."""
-    rows = logger.read_metrics(options.output / name)
+    rows = read_metrics(options.output / name)
     speeds = [row["images_per_second"] for row in rows]
     theirs = authors.summary(PRESETS[name])
     return {
@@ -197,8 +196,8 @@ def report(plan: Plan, options: Options) -> None:
         about = f"A dry run: a tiny network on random images. {about}"
     parts = [about, *(markdown(rows) for rows in tables.values() if rows), *errors]
     write_result("accelerator", "\n\n".join(parts), options.output)
-    results = {**tables, "errors": errors, "environment": logger.environment()}
-    logger.write_json(options.output / "results.json", results)
+    results = {**tables, "errors": errors, "environment": environment()}
+    write_json(options.output / "results.json", results)
 
 
 def main(options: Options) -> None:
@@ -220,21 +219,21 @@ def main(options: Options) -> None:
         print(f"{kind}: {name}", flush=True)
         try:
             rows = perform(kind, name, plan, options, end)
-        except (train.DivergedError, jax.errors.JaxRuntimeError) as error:
+        except (session.DivergedError, jax.errors.JaxRuntimeError) as error:
             # NaN, or out of memory: the others may do.
             outcome = {"error": str(error).splitlines()[0]}
         else:
             if rows is None:
                 break
             outcome = {"rows": rows}
-        logger.write_json(outcome_file(kind, name, options), outcome)
+        write_json(outcome_file(kind, name, options), outcome)
     else:
         left = []
     report(plan, options)
     if left:
         print("there is more to do: run the same command again", file=sys.stderr)
-        sys.exit(train.INTERRUPTED)
+        sys.exit(session.INTERRUPTED)
 
 
 if __name__ == "__main__":
-    logger.run_command(main, Options, __doc__)
+    run_command(main, Options, __doc__)

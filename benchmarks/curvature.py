@@ -20,10 +20,10 @@ import numpy as np
 from benchmarks.measure import markdown, peak_bytes, ratio, write_result
 from experiments.analyses._curvature import gauss_newton, hessian
 from experiments.analyses.timing import interleaved
-from experiments.training.config import Config
-from experiments.training.logger import run_command
+from experiments.command_line import run_command
+from experiments.training.config import Config, Sgd
 from experiments.training.runs import Task
-from experiments.training.trainer import Trainer, TrainState
+from experiments.training.trainer import TrainState, make_trainer
 from optax_grda.curvature import Hessian, top_eigenpairs
 
 SHAPES = {"digits-mlp": (8, 8, 1), "mnist-mlp": (28, 28, 1)}
@@ -46,8 +46,8 @@ def trained(model: str, images: int) -> tuple[Task, TrainState]:
     rng = np.random.default_rng(0)
     pixels = rng.random((images, *SHAPES[model]), np.float32)
     data = jax.device_put((pixels, rng.integers(0, 10, images, np.int32)))
-    config = Config(model=model, optimizer="sgd", learning_rate=0.05)
-    trainer = Trainer(config, num_classes=10, num_examples=images)
+    config = Config(model=model, method=Sgd(), learning_rate=0.05)
+    trainer = make_trainer(config, num_classes=10, num_examples=images)
     state, _ = jax.jit(trainer.train_epoch)(jax.jit(trainer.init)(0), *data)
     return Task(trainer, data, data), state
 

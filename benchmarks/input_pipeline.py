@@ -26,12 +26,12 @@ from PIL import Image
 
 from benchmarks.measure import markdown, ratio, write_result
 from experiments.analyses.timing import interleaved
+from experiments.command_line import run_command
 from experiments.training import data
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.logger import run_command
+from experiments.training.loop import loops_are_slow, passes_in_memory
 from experiments.training.presets import PRESETS
-from experiments.training.sources import MemorySource, loops_are_slow
-from experiments.training.trainer import TrainState
+from experiments.training.trainer import TrainState, make_trainer
 
 # Images a second of ResNet-50 v1.5, mixed precision, on one A100 80 GB:
 # NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5/README.md.
@@ -83,14 +83,13 @@ def in_memory(options: Options) -> list[dict[str, Any]]:
         train_labels=dataset.train_labels[:images],
     )
     mesh = data_mesh()
-    source = MemorySource(config, dataset, mesh)
+    trainer = make_trainer(config, dataset.num_classes, images, mesh)
+    passes = passes_in_memory(trainer, dataset)
     batch = jax.device_put(
         (dataset.train_images[:size], dataset.train_labels[:size]),
         NamedSharding(mesh, PartitionSpec("data")),
     )
-    plain = dataclasses.replace(
-        source.trainer, config=dataclasses.replace(config, augmentation="none")
-    )
+    plain = dataclasses.replace(trainer, augmentation="none")
     jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
     init, step = jit(plain.init), jit(plain.train_step, donate_argnums=0)
 
@@ -104,14 +103,14 @@ def in_memory(options: Options) -> list[dict[str, Any]]:
     scan = jit(steps, donate_argnums=0)
 
     def resident_epoch(state: TrainState) -> TrainState:
-        if not loops_are_slow(state):
+        if not loops_are_slow(state.params):
             return scan(state, batch)[0]
-        for _ in range(plain.steps_per_epoch):  # as MemorySource does, and why
+        for _ in range(plain.steps_per_epoch):  # as FromHost does, and why
             state, _ = step(state, *batch)
         return state
 
     def real_epoch(state: TrainState) -> TrainState:
-        return source.epoch(state, stopping=lambda: False)[0]
+        return passes.train(state, stopping=lambda: False)[0]
 
     epochs = {
         "real data": Epochs(init(0), real_epoch),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.training.logger import environment
+from experiments.training.directory import environment
 
 RESULTS = Path(__file__).parent / "results"
 

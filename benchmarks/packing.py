@@ -26,7 +26,7 @@ from flax import nnx
 import models
 from benchmarks.measure import markdown, ratio, write_result
 from experiments.analyses.timing import interleaved
-from experiments.training.logger import run_command
+from experiments.command_line import run_command
 from optax_grda import packing
 from optax_grda.proximal import soft_threshold
 

@@ -31,9 +31,10 @@ import models
 from benchmarks import train_step
 from benchmarks.measure import markdown, size, write_result
 from experiments.analyses.timing import interleaved
+from experiments.command_line import run_command
+from experiments.training.config import METHODS, Grda
 from experiments.training.devices import data_mesh
-from experiments.training.logger import run_command
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import make_trainer
 
 # A cluster of DGX H100: 8 GPUs a host.
 HOST = 8
@@ -91,10 +92,12 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 def compile_epoch(network: str, optimizer: str, devices: Sequence[jax.Device]) -> str:
     """The HLO text of an epoch of two steps; its loop's body stands there once."""
     batch_size = IMAGES * len(devices)
-    config = train_step.preset(network, optimizer=optimizer, batch_size=batch_size)
+    config = train_step.preset(
+        network, method=METHODS[optimizer](), batch_size=batch_size
+    )
     mesh = data_mesh(devices)
     classes = train_step.num_classes(config)
-    trainer = Trainer(config, classes, 2 * batch_size, mesh)
+    trainer = make_trainer(config, classes, 2 * batch_size, mesh)
     shape = (2 * batch_size, *models.spec(network).image_shape)
     everywhere = NamedSharding(mesh, PartitionSpec())
     arguments = jax.tree.map(
@@ -134,13 +137,13 @@ def waiting(all_reduces: int, total: int, accelerators: int) -> float:
 def gradient_bytes(network: str) -> int:
     """Bytes of a network's gradient."""
     config = train_step.preset(network)
-    trainer = Trainer(config, train_step.num_classes(config), config.batch_size)
+    trainer = make_trainer(config, train_step.num_classes(config), config.batch_size)
     return size(jax.eval_shape(trainer.init, 0).params)
 
 
 def step_ms(network: str) -> float:
     """Milliseconds of gRDA's step on the default device, at the paper's batch size."""
-    config = train_step.preset(network, optimizer="grda")
+    config = train_step.preset(network, method=Grda())
     stepper = train_step.Stepper(config, train_step.random_batch(config), steps=1)
     stepper.start()
     return 1e3 * float(np.median(interleaved({"": stepper}, rounds=3)[""]))

@@ -22,10 +22,10 @@ from benchmarks.measure import (
     write_result,
 )
 from experiments.analyses.timing import interleaved
-from experiments.training.config import Config
-from experiments.training.logger import run_command
+from experiments.command_line import run_command
+from experiments.training.config import METHODS, Config
 from experiments.training.presets import PRESETS
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import make_trainer
 
 # In order of memory: see device_peak.
 OPTIMIZERS = {"SGD": "sgd", "gRDA": "grda", "momentum SGD": "momentum"}
@@ -52,7 +52,7 @@ class Stepper:
     """Trains on one batch; calling it takes some steps and returns the last metrics."""
 
     def __init__(self, config: Config, batch: tuple[jax.Array, jax.Array], steps: int):
-        trainer = Trainer(config, num_classes(config), config.batch_size)
+        trainer = make_trainer(config, num_classes(config), config.batch_size)
         self.batch, self.steps = batch, steps
         self.init = jax.jit(trainer.init)
         state = jax.eval_shape(trainer.init, 0)
@@ -120,7 +120,7 @@ def measure(network: str, options: Options) -> list[dict[str, Any]]:
     batch = random_batch(config)
     steppers, peaks = {}, {}
     for name, optimizer in OPTIMIZERS.items():
-        twin = dataclasses.replace(config, optimizer=optimizer)
+        twin = dataclasses.replace(config, method=METHODS[optimizer]())
         steppers[name] = stepper = Stepper(twin, batch, options.steps)
         before = device_peak()
         stepper.start()

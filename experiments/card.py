@@ -1,7 +1,7 @@
 """The command of experiments.analyses.card."""
 
 from experiments.analyses import card
-from experiments.training.logger import run_command
+from experiments.command_line import run_command
 
 if __name__ == "__main__":
     run_command(card.main, card.Options, card.__doc__)

@@ -1,7 +1,7 @@
 """The command of experiments.analyses.project."""
 
 from experiments.analyses import project
-from experiments.training.logger import run_command
+from experiments.command_line import run_command
 
 if __name__ == "__main__":
     run_command(project.main, project.Options, project.__doc__)

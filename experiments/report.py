@@ -25,8 +25,9 @@ from experiments.analyses import _plots as analysis_figures
 from experiments.analyses import _training_plots as figures
 from experiments.analyses import card, connect, project, prune, units
 from experiments.analyses._files import by_setting, filled, read_analyses
-from experiments.training import logger
-from experiments.training.results import Result, headline, read_results
+from experiments.command_line import run_command
+from experiments.training import config as configs
+from experiments.training.runs import Result, headline, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 ANALYSES = ("connect", "project", "prune", "card", "units")
@@ -101,7 +102,7 @@ def write_report(directories: tuple[Path, ...], output: Path) -> Path:
         cards=cards(analyses),
         pictures=[*run_pictures(results, directories), *analysis_pictures(analyses)],
         configurations={
-            **{result.label: dataclasses.asdict(result.config) for result in results},
+            **{result.label: configs.to_dict(result.config) for result in results},
             **{f"experiments.{name}": a["options"] for name, a in analyses.items()},
         },
         environments=environments(results, analyses),
@@ -232,7 +233,7 @@ def run_pictures(results: list[Result], directories: tuple[Path, ...]) -> list[P
             "beside that of SGD. Its training loss may stay above.",
         )
     ]
-    sparse = [result for result in results if result.config.is_sparse]
+    sparse = [result for result in results if result.config.method.is_sparse]
     if sparse:
         sparsest = max(sparse, key=lambda result: np.mean(result.sparsity))
         pictures.append(
@@ -360,4 +361,4 @@ def main(options: Options) -> Path:
 
 
 if __name__ == "__main__":
-    logger.run_command(main, Options, __doc__)
+    run_command(main, Options, __doc__)

@@ -3,36 +3,27 @@
     python -m experiments.sweep digits-mlp --c 0.02 0.05 --mu 0.5 0.6 --seeds 3
     python -m experiments.sweep digits-mlp --sparsity 0.8 0.9 0.95 --seeds 5
 
-The first trains gRDA with every c and mu. The second asks target-sparsity for every
-fraction of zeros, and says how close the runs came. For networks of which many fit on
-the device side by side. (On a CPU, convolutions train slowly in this form, a loop of
-one program over the epoch: there, use experiments.train.) Writes config.json,
-summary.json and the picture of sparsity against accuracy to a run directory, prints a
-table, and says how its speed compares with one run after the other.
+The first trains gRDA with every c and mu. The second asks for every fraction of zeros
+(method:target), and says how close the runs came. For networks of which many fit on the
+device side by side. (On a CPU, convolutions train slowly in this form, a loop of one
+program over the epoch: there, use experiments.train.) Writes summary.json and the
+picture of sparsity against accuracy to a directory, and prints a table.
 """
 
 import dataclasses
 import itertools
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import jax
-import numpy as np
-import optax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from experiments.analyses import _training_plots as figures
-from experiments.training import data, logger
-from experiments.training.config import Config, Schedule
-from experiments.training.optimizer import make_optimizer
+from experiments.command_line import did_you_mean, run_command
+from experiments.training import config as configs
+from experiments.training.config import Config, Grda, Method, Schedule, Target
 from experiments.training.presets import PRESETS
-from experiments.training.trainer import Trainer, TrainState
-from optax_grda import sparsity
 
-Setting = dict[str, float]  # fields of a configuration: c and mu, or sparsity
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +31,13 @@ class Options:
     """Trains a preset with every setting and every seed."""
 
     preset: Annotated[str, tyro.conf.Positional] = "digits-mlp"
-    """A preset with optimizer gRDA whose data fit in memory."""
-    c: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1)
+    """A preset of gRDA whose data fit in memory."""
+    c: tuple[float, ...] = (0.02, 0.05, 0.1)
     """Strengths of the threshold."""
-    mu: tuple[float, ...] = (0.5, 0.6, 0.7)
+    mu: tuple[float, ...] = (0.6,)
     """Growths of the threshold."""
     sparsity: tuple[float, ...] = ()
-    """Fractions of zeros to ask for, by target-sparsity in place of c and mu."""
+    """Fractions of zeros to ask for, in place of c and mu."""
     seeds: int = 3
     """Runs of each, with seeds 0, 1, ..."""
     epochs: int | None = None
@@ -59,161 +50,109 @@ class Options:
     """Run directory; by default a new one under runs/. Nothing is overwritten."""
 
     def __post_init__(self):
-        if self.preset not in PRESETS or PRESETS[self.preset].optimizer != "grda":
-            known = [name for name in PRESETS if PRESETS[name].optimizer == "grda"]
+        known = [name for name in PRESETS if isinstance(PRESETS[name].method, Grda)]
+        if self.preset not in known:
             raise ValueError(
-                f"preset must be one of {', '.join(known)}: got {self.preset!r}"
+                f"preset must be one of gRDA, got {self.preset!r}."
+                f"{did_you_mean(self.preset, known)}"
             )
-        if self.seeds < 1 or not self.c or not self.mu:
+        if self.seeds < 1 or not self.methods:
             raise ValueError(
                 "seeds must be >= 1, and c and mu must hold a value each: got "
                 f"{self.seeds}, {self.c} and {self.mu}"
             )
-        for setting in self.settings:  # raises where a run would
-            make_optimizer(dataclasses.replace(self.config, **setting), 1)
+        _ = self.config  # raises where a run would
+
+    @property
+    def methods(self) -> list[Method]:
+        """A method a setting."""
+        groups = PRESETS[self.preset].method.groups
+        if self.sparsity:
+            return [Target(sparsity, groups) for sparsity in self.sparsity]
+        grid = itertools.product(self.c, self.mu)
+        return [Grda(c, mu, groups) for c, mu in grid]
 
     @property
     def config(self) -> Config:
-        """The configuration that all runs share, but for their setting and seed."""
+        """The configuration of the first run; the others differ in setting and seed."""
         config = PRESETS[self.preset]
         return dataclasses.replace(
             config,
-            optimizer="target-sparsity" if self.sparsity else "grda",
+            method=self.methods[0],
             epochs=config.epochs if self.epochs is None else self.epochs,
             schedule=self.schedule or config.schedule,
         )
 
-    @property
-    def varied(self) -> dict[str, tuple[float, ...]]:
-        """The fields that a setting sets, and their values."""
-        if self.sparsity:
-            return {"sparsity": self.sparsity}
-        return {"c": self.c, "mu": self.mu}
-
-    @property
-    def settings(self) -> list[Setting]:
-        """All combinations of these values."""
-        values = itertools.product(*self.varied.values())
-        return [dict(zip(self.varied, setting, strict=True)) for setting in values]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GridTrainer(Trainer):
-    """A trainer with traced arrays in place of fields of the configuration."""
-
-    setting: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-
-    @property
-    def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        """The optimizer with this setting."""
-        return make_optimizer(self.config, self.steps_per_epoch, **self.setting)
-
-
-def train_runs(
-    config: Config, dataset: data.Dataset, settings: list[Setting], seeds: int
-) -> tuple[TrainState, float]:
-    """Trains all seeds with all settings at once.
-
-    Returns:
-      The last state, with a leading axis of runs: all seeds of the first setting, all
-      of the second, and so on; and the seconds of training, without compilation.
-    """
-
-    def trainer(setting):
-        size = len(dataset.train_labels)
-        return GridTrainer(config, dataset.num_classes, size, setting=setting)
-
-    def init(setting, seed):
-        return trainer(setting).init(seed)
-
-    def epoch(state, setting, images, labels):
-        return trainer(setting).train_epoch(state, images, labels)[0]
-
-    setting = {
-        name: np.repeat(np.float32([setting[name] for setting in settings]), seeds)
-        for name in settings[0]
-    }
-    seed = np.tile(np.arange(seeds), len(settings))
-    train = jax.device_put((dataset.train_images, dataset.train_labels))
-    state = jax.jit(jax.vmap(init))(setting, seed)
-    over_runs = jax.vmap(epoch, in_axes=(0, 0, None, None))
-    step = jax.jit(over_runs, donate_argnums=0).lower(state, setting, *train).compile()
-    start = time.perf_counter()
-    with logger.progress_bar(config.epochs, f"{len(seed)} runs") as bar:
-        for _ in range(config.epochs):
-            state = jax.block_until_ready(step(state, setting, *train))
-            bar.update()
-    return state, time.perf_counter() - start
-
-
-def evaluate_runs(
-    config: Config, dataset: data.Dataset, state: TrainState
-) -> dict[str, jax.Array]:
-    """Test accuracy, test loss and sparsity, each of shape (runs,)."""
-    trainer = Trainer(config, dataset.num_classes, len(dataset.train_labels))
-
-    def evaluate(state, images, labels):
-        tested = trainer.evaluate(state.params, state.batch_stats, images, labels)
-        return {
-            "test_accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-            "sparsity": sparsity(state.params),
-        }
-
-    test = (dataset.test_images, dataset.test_labels)
-    return jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))(state, *test)
-
 
 def main(options: Options) -> Path:
     """Runs the sweep and returns the run directory."""
-    config, settings, seeds = options.config, options.settings, options.seeds
+    import numpy as np
+    from rich.console import Console
+
+    from experiments.analyses import _training_plots as figures
+    from experiments.training import data
+    from experiments.training.directory import environment, new_directory, write_json
+    from experiments.training.loop import train_together
+
+    config, methods, seeds = options.config, options.methods, range(options.seeds)
     dataset = data.load(config.dataset, options.data_dir)
-    directory = logger.new_directory(options.output, f"sweep-{options.preset}")
-    logger.write_json(
-        directory / "config.json",
-        dataclasses.asdict(config) | options.varied | {"seed": seeds},
+    directory = new_directory(options.output, f"sweep-{options.preset}")
+    runs = len(methods) * options.seeds
+    trained = train_together(config, dataset, methods, seeds, f"{runs} runs")
+    rows = summarize(
+        methods,
+        {
+            name: np.reshape(values, (len(methods), options.seeds))
+            for name, values in trained.row.items()
+        },
     )
-    state, seconds = train_runs(config, dataset, settings, seeds)
-    results = {
-        name: np.reshape(values, (len(settings), seeds))
-        for name, values in evaluate_runs(config, dataset, state).items()
+    summary = {
+        "config": configs.to_dict(config),
+        "seeds": options.seeds,
+        "rows": rows,
+        "seconds": trained.seconds,
+        "environment": environment(),
     }
-    rows = summarize(settings, results)
-    summary = {"rows": rows, "seconds": seconds, "environment": logger.environment()}
-    logger.write_json(directory / "summary.json", summary)
-    _, alone = train_runs(config, dataset, settings[:1], seeds=1)
-    runs = len(settings) * seeds
-    summary |= {"seconds_of_one_run_alone": alone, "speedup": runs * alone / seconds}
-    logger.write_json(directory / "summary.json", summary)
+    write_json(directory / "summary.json", summary)
     figures.draw_sweep(directory)
     console = Console()
-    console.print(make_table(rows, f"{options.preset}, mean of {seeds} seeds"))
+    console.print(make_table(rows, f"{options.preset}, mean of {options.seeds} seeds"))
     console.print(
-        f"{runs} runs at once took {seconds:.1f} s, one alone {alone:.1f} s: "
-        f"{runs * alone / seconds:.1f} times the speed of one by one. "
-        f"Figures and numbers are in {directory}",
+        f"{runs} runs took {trained.seconds:.1f} s. Figures and numbers are in "
+        f"{directory}",
         highlight=False,
     )
     return directory
 
 
-def summarize(settings: list[Setting], results: dict) -> list[dict]:
-    """A row a setting: means over the seeds, and deviations."""
+def summarize(methods: list[Method], found: dict[str, Any]) -> list[dict[str, float]]:
+    """A row a method: means over the seeds, and deviations.
+
+    Args:
+      methods: of the sweep.
+      found: test accuracy, test loss and sparsity, each of shape (methods, seeds).
+    """
     rows = []
-    for number, setting in enumerate(settings):
-        seeds = {name: values[number] for name, values in results.items()}
+    for number, method in enumerate(methods):
+        seeds = {
+            name: found[name][number]
+            for name in ("test_accuracy", "test_loss", "sparsity")
+        }
         row = {name: float(values.mean()) for name, values in seeds.items()}
         row["test_accuracy_std"] = float(seeds["test_accuracy"].std())
-        if "sparsity" in setting:
-            asked = setting["sparsity"]
-            row["worst_deviation"] = float(np.abs(seeds["sparsity"] - asked).max())
-            setting = {"asked": asked}
-        rows.append(setting | row)
+        if isinstance(method, Target):
+            asked = method.sparsity
+            row["worst_deviation"] = float(abs(seeds["sparsity"] - asked).max())
+            rows.append({"asked": asked} | row)
+        else:
+            rows.append({"c": method.c, "mu": method.mu} | row)
     return rows
 
 
-def make_table(rows: list[dict], title: str) -> Table:
+def make_table(rows: list[dict[str, float]], title: str) -> "Table":
     """The rows, by sparsity; what is a fraction in percent."""
+    from rich.table import Table
+
     headers = {
         "c": "c",
         "mu": "mu",
@@ -235,4 +174,4 @@ def make_table(rows: list[dict], title: str) -> Table:
 
 
 if __name__ == "__main__":
-    logger.run_command(main, Options, __doc__)
+    run_command(main, Options, __doc__)

@@ -46,3 +46,15 @@ def _check_leaf(name, first, place, expected, leaf):
                 f"{name} must have the {what} of {first}, {trait(expected)} at "
                 f"{place}: got {trait(leaf)}"
             )
+
+
+def check_wide(**points: PyTree) -> None:
+    """Raises unless all leaves are of float32 or float64."""
+    for name, point in points.items():
+        for place, leaf in named_leaves(point, name):
+            dtype = dtype_of(leaf)
+            if dtype not in (jnp.float32, jnp.float64):
+                raise TypeError(
+                    f"{name} must have leaves of float32 or float64, got {dtype} at "
+                    f"{place or 'the root'}"
+                )

@@ -38,6 +38,12 @@ def combine(like: PyTree, *terms: tuple[jax.typing.ArrayLike, PyTree]) -> PyTree
     return jax.tree.map(leaf, like, *map(widen, trees))
 
 
+def widest(tree: PyTree) -> jnp.dtype:
+    """The dtype of a leaf that is as wide as any."""
+    dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(tree))
+    return max(dtypes, key=lambda dtype: dtype.itemsize)
+
+
 def subtract(a: PyTree, b: PyTree) -> PyTree:
     """a - b, in at least float32."""
     return jax.tree.map(jnp.subtract, widen(a), widen(b))
@@ -46,8 +52,8 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
 def total(tree: PyTree) -> jax.Array:
     """The sum of all entries, in the widest dtype of a leaf."""
     sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
-    widest = max((s.dtype for s in sums), key=lambda dtype: dtype.itemsize)
-    return jnp.sum(jnp.stack([s.astype(widest) for s in sums]))
+    dtype = widest(sums)
+    return jnp.sum(jnp.stack([s.astype(dtype) for s in sums]))
 
 
 def dot(a: PyTree, b: PyTree) -> jax.Array:

@@ -163,14 +163,11 @@ def check_descent(
     def moved(sign: float) -> jax.Array:
         gradient = jax.tree.map(lambda p: jnp.full_like(p, sign), params)
         _, after = optimizer.update(gradient, state, params)
-        accumulators = [
-            jax.tree.leaves(node.accumulator)
-            for node in jax.tree.leaves(after, is_leaf=_is_dual_average)
-            if _is_dual_average(node)
-        ]
-        if not accumulators:
+        nodes = jax.tree.leaves(after, is_leaf=_is_dual_average)
+        averages = [node.accumulator for node in nodes if _is_dual_average(node)]
+        if not averages:
             raise ValueError("optimizer must hold grda or another dual averaging")
-        return sum(jnp.sum(jnp.real(v)) for leaves in accumulators for v in leaves)
+        return jnp.asarray(optax.tree.sum(jax.tree.map(jnp.real, averages)))
 
     if moved(1.0) > moved(-1.0):
         raise ValueError(

@@ -13,6 +13,7 @@ the power :math:`p` is between. All of them make exactly the entries zero that a
 within the threshold, in every dtype: narrow dtypes are computed in float32.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -457,24 +458,38 @@ def _shrink_layer(
             "groups must give leaves of one layer the same number of units and dtype, "
             f"got {sorted(kinds)} in {layer!r}"
         )
-    ((shape, dtype),) = kinds
+    ((shape, _),) = kinds
     entries = sum(leaf.size for leaf, _ in members) // max(math.prod(shape), 1)
-    squares = 0
-    for leaf, axes in members:
-        x, limit = _checked(leaf, threshold)
-        others = tuple(axis for axis in range(leaf.ndim) if axis not in axes)
-        sums = jnp.sum(_squares(x, limit), others)
+    arrays = [(_checked(leaf, threshold), axes) for leaf, axes in members]
+    squares = [
         # From the leaf's order of axes to that of the layer.
-        order = np.argsort(np.argsort(axes)).tolist()
-        squares = squares + replicated(jnp.transpose(sums, order))
-    factor = _group_factor(squares, entries, limit)
-    shrunk = []
-    for leaf, axes in members:
-        x, _ = _checked(leaf, threshold)
-        others = tuple(axis for axis in range(leaf.ndim) if axis not in axes)
-        mine = jnp.expand_dims(jnp.transpose(factor, np.argsort(axes).tolist()), others)
-        shrunk.append(_shrink(x, mine).astype(dtype))
-    return shrunk
+        replicated(jnp.transpose(_sums(x, limit, axes), _ranks(axes)))
+        for (x, limit), axes in arrays
+    ]
+    (_, limit), _ = arrays[0]
+    factor = _group_factor(functools.reduce(jnp.add, squares), entries, limit)
+    return [
+        _shrink(
+            x,
+            jnp.expand_dims(
+                jnp.transpose(factor, np.argsort(axes).tolist()), _others(x, axes)
+            ),
+        ).astype(leaf.dtype)
+        for ((x, _), axes), (leaf, _) in zip(arrays, members, strict=True)
+    ]
+
+
+def _sums(x: jax.Array, threshold: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The squares of each unit, summed; its axes are left in the order of the leaf."""
+    return jnp.sum(_squares(x, threshold), _others(x, axes))
+
+
+def _others(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(x.ndim) if axis not in axes)
+
+
+def _ranks(axes: tuple[int, ...]) -> list[int]:
+    return [sorted(axes).index(axis) for axis in axes]
 
 
 def _unit_axes(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.training.config import Config
+from experiments.training.config import Config, Grda
 from experiments.training.presets import preset_of
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -24,8 +24,8 @@ def summary(config: Config) -> dict[str, str] | None:
     if preset_of(config) is None:
         return None
     dataset = Path(config.dataset).stem
-    mu = config.mu if config.optimizer == "grda" else 0
-    wanted = (dataset, config.model, config.optimizer, mu, "all_converged")
+    mu = config.method.mu if isinstance(config.method, Grda) else 0
+    wanted = (dataset, config.model, config.method.name, mu, "all_converged")
     for line in _read("cifar_summary.csv"):
         names = (line[key].lower() for key in ("dataset", "model", "optimizer"))
         if (*names, float(line["mu"] or 0), line["seed_set"]) == wanted:

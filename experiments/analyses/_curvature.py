@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.training.devices import loops_are_slow
 from experiments.training.runs import Task
-from experiments.training.sources import loops_are_slow
 from experiments.training.trainer import Trainer, TrainState
 from optax_grda.curvature import GaussNewton, Hessian
 
@@ -36,7 +36,8 @@ def gauss_newton_diagonal(task: Task, state: TrainState) -> PyTree:
     """The diagonal of that matrix, like the parameters."""
     _, logits, loss = _functions(task.trainer)
     batches = _batches(task, state, by_example=True)
-    return GaussNewton(logits, loss, state.params, batches).diagonal()
+    matrix = GaussNewton(logits, loss, state.params, batches)
+    return matrix.diagonal(chunk=1 if loops_are_slow(state.params) else None)
 
 
 @functools.cache  # one set of functions a network, so that they compile once
@@ -64,8 +65,6 @@ def _batches(task: Task, state: TrainState, by_example: bool = False) -> PyTree:
     """
     images = len(task.train[1])
     size = batch_size(images, task.trainer.batch_size)
-    if loops_are_slow(state) and images <= 2048:
-        size = images
     number = images // size
 
     def stack(x):

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.training import logger
+from experiments.training import directory as directories
 
 Rows = list[dict[str, Any]]
 # Options that say where an analysis reads and writes, not what it does.
@@ -28,9 +28,9 @@ def begin(name: str, options: Any) -> tuple[Path, dict[str, Any]]:
       The directory, and what stands beside all that is found: options and environment.
     """
     chosen = dataclasses.asdict(options)
-    return logger.new_directory(options.output, name), {
+    return directories.new_directory(options.output, name), {
         "options": {key: chosen[key] for key in chosen if key not in PLACES},
-        "environment": logger.environment(),
+        "environment": directories.environment(),
     }
 
 
@@ -54,11 +54,11 @@ def analyse(
       rows by kind, beside options and environment.
     """
     directory, found = begin(name, options)
-    with logger.progress_bar(total, name, unit="part") as bar:
+    with directories.progress_bar(total, name, unit="part") as bar:
         for part in parts:
             for kind, rows in part.items():
-                found.setdefault(kind, []).extend(map(logger.plain, rows))
-            logger.write_json(directory / f"{name}.json", found)
+                found.setdefault(kind, []).extend(map(directories.plain, rows))
+            directories.write_json(directory / f"{name}.json", found)
             bar.update()
     draw(directory)
     return directory, found
@@ -106,7 +106,7 @@ def _identity(row: dict[str, Any]) -> list[tuple[str, Any]]:
 def by_setting(rows: Rows) -> dict[str, Rows]:
     """The rows of each method and its settings, by their label."""
     settings: dict[str, Rows] = {}
-    for row in sorted(rows, key=lambda row: (row["mu"], row["c"])):
+    for row in sorted(rows, key=lambda row: (row.get("mu", 0), row.get("c", 0))):
         settings.setdefault(row["label"], []).append(row)
     return settings
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments.analyses import _authors as authors
 from experiments.analyses._files import by_groups, by_level, by_setting
 from experiments.analyses._training_plots import COLORS, save
-from experiments.training.results import Result
+from experiments.training.runs import Result
 
 Rows = list[dict[str, Any]]
 
@@ -60,7 +60,7 @@ def tradeoff(results: list[Result]) -> Figure:
         ax.plot(x, y, "x", color=f"C{number}", markersize=4, alpha=0.7, label=name)
     for result in results:
         x, y = 100 * np.array(result.sparsity), 100 * np.array(result.test_accuracy)
-        color = COLORS.get(result.config.optimizer, "0.3")
+        color = COLORS.get(result.config.method.name, "0.3")
         ax.errorbar(x.mean(), y.mean(), y.std(), x.std(), "o", color=color, capsize=2)
         ax.annotate(
             result.label,

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.training.results import read_results
+from experiments.training.runs import read_results
 
 COLORS = {"sgd": "#4C72B0", "grda": "#C44E52"}
 
@@ -17,10 +17,10 @@ COLORS = {"sgd": "#4C72B0", "grda": "#C44E52"}
 def draw_comparison(directory: Path) -> list[Path]:
     """Draws all figures of a comparison into DIRECTORY/figures and returns their paths.
 
-    Reads metrics.jsonl, summary.json and weights.npz.
+    Reads the run directories in it, and weights.npz.
     """
     results = read_results([directory])
-    (grda,) = (result for result in results if result.config.is_sparse)
+    (grda,) = (result for result in results if result.config.method.is_sparse)
     with np.load(directory / "weights.npz") as weights:
         figures = {
             "training_curves": training_curves({r.label: r.metrics for r in results}),
@@ -53,7 +53,7 @@ def training_curves(runs: dict[str, list[dict]]) -> Figure:
         label starts with SGD or gRDA has the color of that method.
     """
     panels = {
-        "train_loss": ("training loss", 1.0),
+        "train_loss_running": ("training loss, running mean", 1.0),
         "test_accuracy": ("test accuracy, %", 100.0),
         "sparsity": ("weights exactly zero, %", 100.0),
     }

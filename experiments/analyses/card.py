@@ -26,7 +26,7 @@ from rich.console import Console
 
 from experiments.analyses._files import begin, print_table
 from experiments.analyses.timing import interleaved
-from experiments.training import logger
+from experiments.training.directory import write_json
 from experiments.training.runs import Pair, find_pairs
 from models.export.cost import cost
 from models.export.shrink import shrink
@@ -208,7 +208,7 @@ def main(options: Options) -> Path:
     pair = find_pairs(options.runs, options.data_dir)[0]
     directory, found = begin("card", options)
     found["rows"] = measure(pair, options.rounds, directory)
-    logger.write_json(directory / "card.json", found)
+    write_json(directory / "card.json", found)
     print_table(f"The card of {pair.grda.directory}", table(found["rows"]), directory)
     Console().print(verdict(found["rows"]), highlight=False)
     return directory

@@ -24,10 +24,10 @@ from experiments.analyses import _authors as authors
 from experiments.analyses import _plots as analysis_figures
 from experiments.analyses._files import analyse, filled, print_table
 from experiments.training.augmentation import augment
-from experiments.training.config import Config
+from experiments.training.config import Config, Momentum, Sgd
+from experiments.training.devices import loops_are_slow
 from experiments.training.optimizer import make_optimizer
 from experiments.training.runs import Pair, Task, displacement, find_pairs
-from experiments.training.sources import loops_are_slow
 from experiments.training.trainer import Trainer
 from optax_grda.landscape import (
     Bezier,
@@ -109,10 +109,10 @@ def connect(pair: Pair, options: Options) -> dict[str, Any]:
 def bend_curve(task: Task, line: Bezier, run: Config, options: Options) -> Bezier:
     """Trains the bend of a line on the training images, augmented as in the run."""
     config = dataclasses.replace(
-        task.trainer.config,
-        augmentation=run.augmentation,
+        run,
+        method=Momentum() if options.optimizer == "momentum" else Sgd(),
         batch_size=min(run.batch_size, len(task.train[1])),
-        optimizer=options.optimizer,
+        accumulation=1,
         learning_rate=options.learning_rate,
         schedule="garipov",
         epochs=options.epochs,
@@ -120,7 +120,7 @@ def bend_curve(task: Task, line: Bezier, run: Config, options: Options) -> Bezie
     state = jax.jit(task.trainer.init)(0)  # its running statistics do not matter
     images, size = len(task.train[1]), config.batch_size
     steps = images // size
-    rounds = steps if loops_are_slow(state) else 1
+    rounds = steps if loops_are_slow(state.params) else 1
     curve, opt_state = line, make_optimizer(config, steps).init(line.bend)
     for epoch_key in jax.random.split(jax.random.key(run.seed), options.epochs):
         order_key, step_key, bend_key = jax.random.split(epoch_key, 3)

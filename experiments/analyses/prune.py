@@ -12,7 +12,6 @@ thresholded, it says nothing.) Writes prune.json and figures/ to a directory.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,11 +181,10 @@ def agree(sgd: PyTree, grda: TrainState, scores: PyTree) -> Iterator[Row]:
         }
 
 
-@functools.partial(jax.jit, static_argnums=3)
 def scores_at(params: PyTree, matrix, cutoff, products: int):
     """The scores of directional pruning at a cutoff."""
     with jax.default_matmul_precision("highest"):
-        return directional_scores(params, matrix, cutoff, max_products=products)
+        return directional_scores(matrix, params, cutoff, max_products=products)
 
 
 def shuffle(scores: PyTree) -> PyTree:

@@ -3,7 +3,7 @@
     python -m experiments.units [--c 0.02 0.05 0.08] [--output DIRECTORY]
 
 Trains a multilayer perceptron with gRDA at several c, thresholding single weights,
-whole units, or both (experiments.config.Config.groups), and cuts out of every network
+whole units, or both (experiments.training.config.Groups), and cuts out of every network
 the units that cannot matter. As a control, the same narrow architectures are trained
 from scratch with SGD, for as many epochs, each with the seed of the network that it
 came from (Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019). Writes
@@ -11,22 +11,22 @@ units.json and figures/ to a directory.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
-from flax import nnx
 
 import models
 from experiments.analyses import _plots as analysis_figures
 from experiments.analyses._files import analyse, by_groups, print_table
-from experiments.sweep import evaluate_runs, train_runs
 from experiments.training import data
-from experiments.training.config import Config, Groups
+from experiments.training.config import Config, Grda, Groups, Sgd
+from experiments.training.loop import OnDevice, run_epochs, train_together
 from experiments.training.presets import PRESETS
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import make_trainer
 from models.export.cost import cost
 from models.export.shrink import shrink
 
@@ -57,40 +57,29 @@ class Options:
                 "seeds must be >= 1, and c must hold values >= 0: got "
                 f"{self.seeds} and {self.c}"
             )
-        self.config("none")  # raises if epochs are none
+        _ = self.config  # raises if epochs are none
 
-    def config(self, groups: str) -> Config:
-        """The configuration of the runs of one kind of groups."""
+    @property
+    def config(self) -> Config:
+        """The configuration of all runs, but for method and seed."""
         preset = PRESETS[self.preset]
         epochs = preset.epochs if self.epochs is None else self.epochs
-        return dataclasses.replace(preset, groups=groups, epochs=epochs)
+        return dataclasses.replace(preset, epochs=epochs)
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NarrowTrainer(Trainer):
-    """A trainer of a perceptron with other hidden widths."""
-
-    widths: tuple[int, ...] = ()
-
-    def fresh_network(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The network with initial weights, in training mode."""
-        return models.create(
-            self.config.model,
-            num_classes=self.num_classes,
-            features=self.widths,
-            rngs=rngs,
-        )
+    def methods(self, groups: str) -> list[Grda]:
+        """The methods of one kind of groups."""
+        mu = PRESETS[self.preset].method.mu
+        return [Grda(c, mu, groups) for c in self.c]
 
 
 def measure(options: Options, groups: str, dataset: data.Dataset) -> Iterator[Row]:
     """A row a c and seed."""
-    config = options.config(groups)
-    settings = [{"c": c} for c in options.c]
-    states, _ = train_runs(config, dataset, settings, options.seeds)
-    results = evaluate_runs(config, dataset, states)
-    trainer = Trainer(config, dataset.num_classes, len(dataset.train_labels))
-    for run in range(len(settings) * options.seeds):
-        state = jax.tree.map(lambda leaf, run=run: leaf[run], states)
+    config, methods = options.config, options.methods(groups)
+    seeds = range(options.seeds)
+    trained = train_together(config, dataset, methods, seeds, groups)
+    trainer = trained.passes.trainer
+    for run in range(len(methods) * options.seeds):
+        state = jax.tree.map(lambda leaf, run=run: leaf[run], trained.state)
         network = shrink(trainer.network(state.params, state.batch_stats))
         parameters, multiply_adds, widths = cost(network, dataset.test_images.shape[1:])
         *hidden, _ = widths.values()
@@ -101,7 +90,9 @@ def measure(options: Options, groups: str, dataset: data.Dataset) -> Iterator[Ro
             "groups": "single weights" if groups == "none" else groups,
             "c": options.c[setting],
             "seed": seed,
-            **{name: values[run] for name, values in results.items()},
+            "test_accuracy": trained.row["test_accuracy"][run],
+            "test_loss": trained.row["test_loss"][run],
+            "sparsity": trained.row["sparsity"][run],
             "widths": hidden,
             "parameters": parameters,
             "multiply_adds": multiply_adds,
@@ -115,18 +106,18 @@ def from_scratch(
     """Test accuracy of those widths after SGD; None where a layer has none left."""
     if 0 in widths:
         return None
-    trainer = NarrowTrainer(
-        dataclasses.replace(config, optimizer="sgd", groups="none"),
-        *(dataset.num_classes, len(dataset.train_labels)),
-        widths=widths,
+    config = dataclasses.replace(config, method=Sgd())
+    trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
+    build = functools.partial(
+        *(models.create, config.model),
+        num_classes=dataset.num_classes,
+        features=widths,
     )
-    train = jax.device_put((dataset.train_images, dataset.train_labels))
-    state, epoch = trainer.init(seed), jax.jit(trainer.train_epoch)
-    for _ in range(config.epochs):
-        state, _ = epoch(state, *train)
-    test = (dataset.test_images, dataset.test_labels)
-    evaluate = jax.jit(trainer.evaluate)
-    return float(evaluate(state.params, state.batch_stats, *test).accuracy)
+    trainer = dataclasses.replace(trainer, build=lambda rngs: build(rngs=rngs))
+    passes, state = OnDevice(trainer, dataset), jax.jit(trainer.init)(seed)
+    epochs = range(1, config.epochs + 1)
+    *_, last = run_epochs(passes, state, epochs, f"{widths}")
+    return float(last.row["test_accuracy"])
 
 
 def table(rows: list[Row]) -> list[dict[str, str]]:
@@ -161,7 +152,7 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
 
 def main(options: Options) -> Path:
     """Trains and measures, and returns the directory of the results."""
-    dataset = data.load(options.config("none").dataset, options.data_dir)
+    dataset = data.load(options.config.dataset, options.data_dir)
     parts = (
         {"rows": [row]}
         for groups in GROUPS

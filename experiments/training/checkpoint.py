@@ -1,28 +1,33 @@
-"""Checkpoints of a training run; the only file that knows Orbax.
+"""Checkpoints of a training run: arrays and configuration, and digests of both.
 
-The place in the data follows from the step, so that the training state is all there is.
-A checkpoint of gRDA, or of its threshold steered to a sparsity, does not hold the
-weights: they are the accumulator, thresholded.
+DIRECTORY/checkpoints/STEP holds arrays.safetensors, config.json and SHA256SUMS, of
+which `sha256sum --check` makes sense as well. The place in the data follows from the
+step, so that the training state is all there is. A checkpoint of gRDA, or of its
+threshold steered to a sparsity, does not hold the weights: they are the accumulator,
+thresholded.
 """
 
-import dataclasses
-import logging
+import hashlib
+import json
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
+import safetensors.numpy
 
-from experiments.training.config import Config, differences
-from experiments.training.optimizer import make_proximal
-from experiments.training.trainer import TrainState
-from optax_grda import grda_params
+from experiments.training.config import Config, obstacles, to_dict
+from experiments.training.devices import any_process
+from experiments.training.errors import UserError
+from experiments.training.trainer import Trainer, TrainState
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it is asked for
+ARRAYS, CONFIG, SUMS = "arrays.safetensors", "config.json", "SHA256SUMS"
+
+
+class DamagedError(UserError):
+    """A checkpoint whose files are not as they were written."""
 
 
 class Checkpoints:
@@ -30,35 +35,39 @@ class Checkpoints:
 
     A checkpoint is written beside its final name and renamed when it is complete, so
     that a run that dies while it writes leaves the checkpoints before it as they were.
+    What a machine lost that died, the digests tell.
     """
 
     def __init__(
         self,
         directory: Path,
         config: Config,
+        trainer: Trainer,
         keep: int | None = None,
-        read_only: bool = False,
     ):
-        self.directory = directory
+        """Names where they are; reads and writes nothing.
+
+        Args:
+          directory: of the run.
+          config: of the run, to be kept with each.
+          trainer: of the run.
+          keep: how many to keep, the newest; None means all.
+        """
+        self.directory = directory / "checkpoints"
         self.config = config
-        self.manager = ocp.CheckpointManager(
-            (directory / "checkpoints").absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                enable_async_checkpointing=False,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
-            item_names=("state", "config"),
-        )
+        self.trainer = trainer
+        self.keep = keep
 
     @property
     def steps(self) -> list[int]:
         """The steps after which complete checkpoints were made, oldest first."""
-        return sorted(self.manager.all_steps())
+        names = (path.name for path in self.directory.glob("*/"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, state: TrainState) -> None:
-        """Writes a checkpoint, and then removes those too many.
+        """Writes a checkpoint in process 0, and then removes those too many.
+
+        All processes call this together, and wait for it.
 
         Args:
           state: the training state.
@@ -67,108 +76,139 @@ class Checkpoints:
           OSError: if it cannot be written, for example because the disk is full. The
             checkpoints before it remain.
         """
-        step = int(state.step)
-        for skipped in self.steps:  # damaged ones, which stand in Orbax's way
-            if skipped >= step:
-                self.manager.delete(skipped)
-        args = {
-            "state": ocp.args.StandardSave(_pack(state)),
-            "config": ocp.args.JsonSave(dataclasses.asdict(self.config)),
-        }
-        try:
-            self.manager.save(step, args=ocp.args.Composite(**args))
-        except Exception as error:  # Orbax raises what its file systems raise
+        step, error = int(state.step), None
+        if jax.process_index() == 0:
+            try:
+                self._write(step, state)
+            except OSError as reason:
+                error = reason
+        if any_process(error is not None):
             raise OSError(
                 f"the checkpoint of step {step} could not be written to "
-                f"{self.manager.directory}: {_first_line(error)}. The newest complete "
+                f"{self.directory}: {error or 'process 0 failed'}. The newest complete "
                 f"one is of step {self.steps[-1] if self.steps else 'none'}"
             ) from error
 
-    def restore(self, template: TrainState) -> TrainState | None:
+    def restore(self, like: TrainState) -> TrainState | None:
         """Reads the newest checkpoint that can be read.
 
-        One that cannot is named on standard error, and the one before it is tried.
+        One that is damaged is named on standard error, and the one before it is tried.
 
         Args:
-          template: a state with the shapes, dtypes and shardings to restore to.
+          like: a state with the shapes, dtypes and shardings to restore to.
 
         Returns:
           The training state, or None if there is no checkpoint.
 
         Raises:
-          ValueError: if a checkpoint is of another configuration; the error names the
-            fields that differ. If there are checkpoints and none can be read.
+          UserError: if a checkpoint is of another configuration, with which the run
+            cannot go on; the error names the fields that differ. If there are
+            checkpoints and all are damaged.
         """
         for step in reversed(self.steps):
             try:
-                config = self._read(step, "config", ocp.args.JsonRestore())
-                fields = differences(config, self.config)
-                if not fields:
-                    return self.read(step, template)
-            except Exception as error:  # any kind of damage, as above
-                print(
-                    f"warning: the checkpoint of step {step} in "
-                    f"{self.manager.directory} is damaged and skipped: "
-                    f"{_first_line(error)}",
-                    file=sys.stderr,
+                files = self._read(step)
+            except DamagedError as error:
+                print(f"warning: {error}; it is skipped", file=sys.stderr)
+                continue
+            if fields := obstacles(json.loads(files[CONFIG]), self.config):
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.directory} is of another "
+                    f"configuration and is not resumed; {'; '.join(fields)}"
                 )
-            else:
-                raise ValueError(
-                    f"the checkpoint of step {step} in {self.manager.directory} is of "
-                    f"another configuration and is not resumed; {'; '.join(fields)}"
-                )
+            return self._unpack(files[ARRAYS], like)
         if self.steps:
-            raise ValueError(
-                f"none of the checkpoints in {self.manager.directory} can be read: "
-                f"{self.steps}"
+            raise UserError(
+                f"none of the checkpoints in {self.directory} can be read: {self.steps}"
             )
         return None
 
-    def read(self, step: int, template: TrainState) -> TrainState:
-        """Reads the checkpoint of one step, into arrays like those of the template."""
-        args = ocp.args.StandardRestore(_pack(template))
-        arrays = self._read(step, "state", args)
-        return _unpack(arrays, template, make_proximal(self.config))
+    def read(self, step: int, like: TrainState) -> TrainState:
+        """Reads the checkpoint of one step, into arrays like those of a state.
 
-    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
-        args = ocp.args.Composite(**{item: args})
-        return self.manager.restore(step, args=args)[item]
+        Raises:
+          DamagedError: if its files are not as they were written.
+        """
+        return self._unpack(self._read(step)[ARRAYS], like)
+
+    def _write(self, step: int, state: TrainState) -> None:
+        config = json.dumps(to_dict(self.config), indent=2)
+        files = {ARRAYS: self._pack(state), CONFIG: config.encode()}
+        sums = (f"{_digest(data)}  {name}\n" for name, data in files.items())
+        files[SUMS] = "".join(sums).encode()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = self.directory / f"{step}.tmp"
+        for path in self.directory.glob("*.tmp"):  # of runs that died
+            shutil.rmtree(path)
+        temporary.mkdir()
+        try:
+            for name, data in files.items():
+                (temporary / name).write_bytes(data)
+            for skipped in self.steps:  # damaged ones, or else this would be the past
+                if skipped >= step:
+                    shutil.rmtree(self.directory / str(skipped))
+            temporary.rename(self.directory / str(step))
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for old in self.steps[: -self.keep] if self.keep else ():
+            shutil.rmtree(self.directory / str(old))
+
+    def _read(self, step: int) -> dict[str, bytes]:
+        """The files of a checkpoint, which are as they were written."""
+        directory = self.directory / str(step)
+        try:
+            files = {name: (directory / name).read_bytes() for name in (ARRAYS, CONFIG)}
+            lines = (directory / SUMS).read_text().splitlines()
+        except (FileNotFoundError, UnicodeDecodeError) as error:
+            raise DamagedError(
+                f"the checkpoint {directory} is damaged: {error}"
+            ) from None
+        sums = [f"{_digest(data)}  {name}" for name, data in files.items()]
+        if sums != lines:
+            raise DamagedError(
+                f"the checkpoint {directory} is damaged: its files do not have the "
+                f"digests in {SUMS}"
+            )
+        return files
+
+    def _pack(self, state: TrainState) -> bytes:
+        """The arrays to write, by name; none that the optimizer can rebuild."""
+        return safetensors.numpy.save(
+            {name: np.asarray(leaf) for name, leaf in _named(self._compact(state))}
+        )
+
+    def _unpack(self, data: bytes, like: TrainState) -> TrainState:
+        """The state whose arrays _pack wrote, on the devices of another."""
+        arrays, compact = safetensors.numpy.load(data), self._compact(like)
+        named = dict(_named(compact))
+        found, wanted = (
+            {name: (x.shape, x.dtype) for name, x in tree.items()}
+            for tree in (arrays, named)
+        )
+        if found != wanted:
+            raise UserError(
+                f"a checkpoint in {self.directory} was written by another version of "
+                f"the program: it holds other arrays, {found.items() ^ wanted.items()}"
+            )
+        leaves = [
+            jax.device_put(arrays[name], leaf.sharding) for name, leaf in named.items()
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(compact), leaves)
+        state = state._replace(key=jax.random.wrap_key_data(state.key))
+        return self.trainer.restored(state, like)
+
+    def _compact(self, state: TrainState) -> TrainState:
+        state = self.trainer.compact(state)
+        return state._replace(key=jax.random.key_data(state.key))
 
 
-def _pack(state: TrainState) -> dict[str, np.ndarray]:
-    """The arrays to write, by name, but no weights that the optimizer can rebuild.
-
-    As NumPy arrays, which process 0 alone writes and any set of devices can go on from.
-    """
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(_saved_part(state))
-    }
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
-def _unpack(
-    arrays: dict[str, np.ndarray], template: TrainState, proximal: Callable | None
-) -> TrainState:
-    """The state whose arrays _pack listed, on the devices of the template."""
-
-    def read(path, leaf):
-        array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
-        return jax.device_put(array, leaf.sharding)
-
-    state = jax.tree_util.tree_map_with_path(read, _saved_part(template))
-    if state.params is None:
-        rebuild = jax.jit(grda_params, static_argnames="proximal")
-        params = rebuild(state.opt_state, template.params, proximal=proximal)
-        state = state._replace(params=params)
-    return state._replace(key=jax.random.wrap_key_data(state.key))
-
-
-def _saved_part(state: TrainState) -> TrainState:
-    state = state._replace(key=jax.random.key_data(state.key))
-    if optax.tree.get(state.opt_state, "threshold") is None:
-        return state
-    return state._replace(params=None)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

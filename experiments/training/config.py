@@ -1,23 +1,107 @@
 """What defines an experiment: everything its numbers depend on."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from experiments.training.directory import read_json, write_json
+from experiments.training.errors import UserError
 
 Schedule = Literal["constant", "garipov", "step-141", "step-30"]
 Groups = Literal["none", "units", "units-and-weights"]
 
-# In what two runs from the same initial weights may differ and still be compared.
-METHOD = {"optimizer", "c", "mu", "sparsity", "groups"}
-LABELS = {
-    "sgd": "SGD",
-    "momentum": "momentum SGD",
-    "adam": "Adam",
-    "grda": "gRDA",
-    "target-sparsity": "target",
-}
+
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+    """SGD without momentum, as the paper's."""
+
+    name: ClassVar[str] = "sgd"
+    label: ClassVar[str] = "SGD"
+    is_sparse: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """SGD with heavy-ball momentum."""
+
+    name: ClassVar[str] = "momentum"
+    is_sparse: ClassVar[bool] = False
+
+    beta: float = 0.9
+    """Weight of the steps before, in [0, 1)."""
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check(self, "beta", "in [0, 1)", lambda beta: 0 <= beta < 1)
+
+    @property
+    def label(self) -> str:
+        """The method and its settings, for people."""
+        return f"momentum SGD, β = {self.beta:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam, with Optax's defaults."""
+
+    name: ClassVar[str] = "adam"
+    label: ClassVar[str] = "Adam"
+    is_sparse: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Grda:
+    """gRDA, the paper's method."""
+
+    name: ClassVar[str] = "grda"
+    is_sparse: ClassVar[bool] = True
+
+    c: float = 0.05
+    """Strength of the threshold: more means more zeros. 0 is SGD."""
+    mu: float = 0.6
+    """Growth of the threshold with the steps, in (0, 1]."""
+    groups: Groups = "none"
+    """What becomes zero. none: single weights. units: hidden units, as wholes.
+    units-and-weights: units, and single weights of those left."""
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check(self, "c", ">= 0 and finite", lambda c: 0 <= c < math.inf)
+        _check(self, "mu", "in (0, 1]", lambda mu: 0 < mu <= 1)
+
+    @property
+    def label(self) -> str:
+        """The method and its settings, for people."""
+        return f"gRDA, c = {self.c:g}, μ = {self.mu:g}{_of_groups(self.groups)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """gRDA whose threshold is steered to a sparsity: no c, no mu."""
+
+    name: ClassVar[str] = "target"
+    is_sparse: ClassVar[bool] = True
+
+    sparsity: float = 0.9
+    """The fraction of weights to make zero, in [0, 1): asked for from half of the
+    training on, and rising to it before."""
+    groups: Groups = "none"
+    """What becomes zero. none: single weights. units: hidden units, as wholes.
+    units-and-weights: units, and single weights of those left."""
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check(self, "sparsity", "in [0, 1)", lambda sparsity: 0 <= sparsity < 1)
+
+    @property
+    def label(self) -> str:
+        """The method and its settings, for people."""
+        return f"target {100 * self.sparsity:g} %{_of_groups(self.groups)}"
+
+
+Method = Sgd | Momentum | Adam | Grda | Target
+METHODS: dict[str, type[Method]] = {method.name: method for method in get_args(Method)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,129 +114,173 @@ class Config:
     """digits, mnist, cifar10, cifar100, imagenet2012, or a path to an .npz file."""
     augmentation: Literal["none", "crop-flip", "flip-crop"] = "none"
     """What is done to training images in memory, in this order."""
-    optimizer: Literal["sgd", "momentum", "adam", "grda", "target-sparsity"] = "grda"
-    """Optimizer; momentum is SGD with momentum 0.9, target-sparsity is gRDA whose
-    threshold is steered."""
+    method: Method = dataclasses.field(default_factory=Grda)
+    """What trains the network."""
     learning_rate: float = 0.1
     """Learning rate, before the schedule."""
     schedule: Schedule = "constant"
     """Factor of the learning rate by epoch. garipov: 1 for half of the epochs, falling
     linearly to 0.01 at 90 %, then 0.01. step-141: 1, then 0.1 from epoch 141.
     step-30: divided by 10 every 30 epochs."""
-    c: float = 0.05
-    """gRDA: strength of the threshold."""
-    mu: float = 0.6
-    """gRDA: growth of the threshold."""
-    sparsity: float = 0.9
-    """target-sparsity: the fraction of weights to make zero, asked for from half of
-    the training on and rising to it before."""
-    groups: Groups = "none"
-    """gRDA and target-sparsity: what becomes zero. none: single weights. units: hidden
-    units, as wholes. units-and-weights: units, and single weights of those left."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 32
     """Images an update, over all devices. The last batch of an epoch may be smaller."""
     accumulation: int = 1
-    """Parts of a batch that pass one by one, to save memory; gradients are averaged."""
+    """Parts in which a batch passes one by one, to save memory. BatchNorm sees the
+    parts, and dropout draws for each; all else is as if the batch passed whole."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations. Parameters, gradients and the optimizer state stay float32."""
     seed: int = 0
     """Of the initial weights, the order of the images, augmentation and dropout."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+        _check_fields(self)
         for name in ("epochs", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"accumulation must divide batch_size, {self.batch_size}: "
-                f"got {self.accumulation}"
-            )
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be > 0 and finite, got {self.learning_rate}"
-            )
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
+            _check(self, name, ">= 1", lambda number: number >= 1)
+        _check(
+            self,
+            "accumulation",
+            f"at most batch_size, {self.batch_size}",
+            lambda parts: parts <= self.batch_size,
+        )
+        _check(
+            self, "learning_rate", "> 0 and finite", lambda rate: 0 < rate < math.inf
+        )
+        _check(self, "seed", "in [0, 2**31)", lambda seed: 0 <= seed < 2**31)
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether the optimizer is one that makes weights zero."""
-        return self.optimizer in ("grda", "target-sparsity")
 
-    @property
-    def label(self) -> str:
-        """The method and its settings, for people."""
-        label = LABELS[self.optimizer]
-        if self.optimizer == "grda":
-            label += f", c = {self.c:g}, μ = {self.mu:g}"
-        if self.optimizer == "target-sparsity":
-            label += f" {100 * self.sparsity:g} %"
-        if self.is_sparse and self.groups != "none":
-            label += f", {self.groups.replace('-', ' ')}"
-        return label
+def to_dict(config: Config) -> dict[str, Any]:
+    """The fields for JSON; that of the method is a dict with its name."""
+    fields = dataclasses.asdict(config)
+    return fields | {"method": {"name": config.method.name} | fields["method"]}
+
+
+def from_dict(fields: dict[str, Any]) -> Config:
+    """The configuration of such a dict; fields left out have their defaults.
+
+    Raises:
+      ValueError: if there are fields that a Config or its method does not have, there
+        is no such method, or a value breaks a rule.
+      TypeError: if a value is of the wrong type.
+    """
+    fields = dict(fields)
+    if "method" in fields:
+        settings = fields["method"]
+        if not isinstance(settings, dict) or settings.get("name") not in METHODS:
+            raise ValueError(
+                f"method must hold a name among {', '.join(METHODS)}, got {settings!r}"
+            )
+        method = METHODS[settings["name"]]
+        settings = {key: value for key, value in settings.items() if key != "name"}
+        fields["method"] = _make(method, settings)
+    return _make(Config, fields)
 
 
 def save(config: Config, path: Path) -> None:
     """Writes a configuration as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_json(path, to_dict(config))
 
 
 def load(path: Path) -> Config:
     """Reads a Config that :func:`save` wrote; fields left out have their defaults.
 
     Raises:
-      ValueError: if the file is not JSON, names fields that a Config does not have, or
-        a value breaks a rule.
-      TypeError: if a value is of the wrong type.
+      UserError: if the file is not JSON, names what a Config does not have, or a value
+        breaks a rule.
       FileNotFoundError: if there is no such file.
     """
     try:
-        fields = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be a JSON file: {error}") from error
-    known = {field.name for field in dataclasses.fields(Config)}
-    if not isinstance(fields, dict) or not fields.keys() <= known:
-        raise ValueError(
-            f"{path} must hold the fields of a configuration, {sorted(known)}: got "
-            f"{sorted(fields) if isinstance(fields, dict) else fields!r}"
-        )
-    return Config(**fields)
+        return from_dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} must hold a configuration: {error}") from error
 
 
 def differences(saved: dict[str, Any], wanted: Config) -> list[str]:
     """The fields in which two configurations differ, as "name: saved, not wanted".
 
     Args:
-      saved: the fields of a configuration, perhaps of an older version of the program.
+      saved: fields as of to_dict, perhaps of an older version of the program.
       wanted: a configuration.
     """
-    fields = dataclasses.asdict(wanted)
+    before, after = _flat(saved), _flat(to_dict(wanted))
     return [
-        f"{name}: {saved.get(name)}, not {fields.get(name)}"
-        for name in fields | saved
-        if saved.get(name) != fields.get(name)
+        f"{name}: {before.get(name)}, not {after.get(name)}"
+        for name in after | before
+        if before.get(name) != after.get(name)
     ]
+
+
+def obstacles(saved: dict[str, Any], wanted: Config) -> list[str]:
+    """Why a run cannot go on with another configuration; nothing if it can.
+
+    It can go on for more epochs, where those before do not depend on how many follow.
+
+    Args:
+      saved: fields of the run so far, as for differences.
+      wanted: the configuration to go on with.
+    """
+    found = differences(saved, wanted)
+    epochs = saved.get("epochs")
+    if not isinstance(epochs, int) or found != differences(
+        to_dict(dataclasses.replace(wanted, epochs=epochs)), wanted
+    ):
+        return found
+    if wanted.epochs < epochs:
+        return [f"{line}, which is fewer" for line in found]
+    if wanted.schedule == "garipov":
+        return [f"{line}, and the schedule garipov depends on them" for line in found]
+    if isinstance(wanted.method, Target):
+        return [f"{line}, and the rise to a sparsity depends on them" for line in found]
+    return []
 
 
 def are_twins(sgd: Config, other: Config) -> bool:
     """Whether the first is of SGD, and differs from the other in the method alone."""
-    fields = {line.split(":")[0] for line in differences(vars(sgd), other)}
-    return sgd.optimizer == "sgd" and fields <= METHOD
+    return sgd.method == Sgd() and sgd == dataclasses.replace(other, method=Sgd())
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
-    """Raises unless a value, perhaps from a JSON file, is of its field's type."""
-    choices = get_args(field.type)
-    if choices:
-        if value not in choices:
-            raise ValueError(
-                f"{field.name} must be one of {', '.join(choices)}, got {value!r}"
-            )
-    elif not isinstance(value, (int, float) if field.type is float else field.type):
-        raise TypeError(f"{field.name} must be {field.type.__name__}, got {value!r}")
+def _of_groups(groups: Groups) -> str:
+    return "" if groups == "none" else f", {groups.replace('-', ' ')}"
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a dict in a field as "method.c"."""
+    flat = {}
+    for name, value in fields.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): inner[key] for key in inner}
+    return flat
+
+
+def _make(cls: type, values: dict[str, Any]) -> Any:
+    known = {field.name for field in dataclasses.fields(cls)}
+    if not values.keys() <= known:
+        raise ValueError(
+            f"{cls.__name__} must have no fields but {sorted(known)}, got "
+            f"{sorted(values)}"
+        )
+    return cls(**values)
+
+
+def _check_fields(of: Any) -> None:
+    """Raises unless values, perhaps from a JSON file, are of their fields' types."""
+    for field in dataclasses.fields(of):
+        value = getattr(of, field.name)
+        if get_origin(field.type) is Literal:
+            if value not in (choices := get_args(field.type)):
+                raise ValueError(
+                    f"{field.name} must be one of {', '.join(choices)}, got {value!r}"
+                )
+            continue
+        types = int | float if field.type is float else field.type
+        if not isinstance(value, types) or isinstance(value, bool):
+            name = getattr(field.type, "__name__", field.type)
+            raise TypeError(f"{field.name} must be {name}, got {value!r}")
+
+
+def _check(of: Any, name: str, rule: str, holds) -> None:
+    if not holds(getattr(of, name)):
+        raise ValueError(f"{name} must be {rule}, got {getattr(of, name)}")

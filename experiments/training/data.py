@@ -1,18 +1,22 @@
 """Datasets that fit in memory: digits, MNIST, CIFAR, and .npz files that users bring.
 
-What does not fit streams: :mod:`experiments.streaming`.
+What does not fit streams: :mod:`experiments.training.streaming`.
 """
 
 import dataclasses
 import inspect
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.training.errors import UserError
+
+Batch = dict[str, Any]  # arrays "image" and "label", and "weight" to evaluate with
 TFDS_NAMES = ("mnist", "cifar10", "cifar100")
 
 
@@ -21,9 +25,9 @@ class Dataset:
     """Labelled images, checked when the object is made.
 
     Raises:
-      TypeError: if an array has another dtype than stated here.
-      ValueError: if the shapes do not fit together, a split is empty, a float pixel
-        lies outside [0, 1] or a label outside [0, num_classes).
+      UserError: if an array has another dtype than stated here, the shapes do not fit
+        together, a split is empty, a float pixel lies outside [0, 1] or a label outside
+        [0, num_classes).
     """
 
     name: str
@@ -43,10 +47,44 @@ class Dataset:
             )
         train, test = self.train_images, self.test_images
         if test.shape[1:] != train.shape[1:] or test.dtype != train.dtype:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: test_images must be like train_images, "
                 f"{train.shape[1:]} {train.dtype}: got {test.shape[1:]} {test.dtype}"
             )
+
+    @property
+    def num_examples(self) -> int:
+        """Training images."""
+        return len(self.train_labels)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels."""
+        return self.train_images.shape[1:]
+
+    def batches(self, order: np.ndarray, size: int) -> Iterator[Batch]:
+        """The training images of an order, in batches; the last may be smaller."""
+        for start in range(0, len(order), size):
+            index = order[start : start + size]
+            yield {"image": self.train_images[index], "label": self.train_labels[index]}
+
+    def evaluation(self, split: str, size: int = 1024) -> Iterator[Batch]:
+        """The images of a split, each with the weight 1, in batches of one size.
+
+        The last is filled up with images of weight 0.
+        """
+        images = getattr(self, f"{split}_images")
+        labels = getattr(self, f"{split}_labels")
+        size = min(size, len(labels))
+        for start in range(0, len(labels), size):
+            index = np.arange(start, start + size)
+            known = index < len(labels)
+            index = np.minimum(index, len(labels) - 1)
+            yield {
+                "image": images[index],
+                "label": labels[index],
+                "weight": known.astype(np.float32),
+            }
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
@@ -75,9 +113,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     Raises:
       FileNotFoundError: if the data are not there. It says where they were expected
         and which command prepares them.
-      ImportError: if tensorflow-datasets is needed and not installed.
-      TypeError, ValueError: if name is unknown, or an ``.npz`` file lacks an array or
-        does not make a valid :class:`Dataset`.
+      UserError: if name is unknown, tensorflow-datasets is needed and not installed, or
+        an ``.npz`` file lacks an array or does not make a valid :class:`Dataset`.
     """
     if name == "digits":
         return _load_digits()
@@ -85,7 +122,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
         return _load_tfds(name, data_dir)
     if name.endswith(".npz"):
         return _load_npz(Path(name))
-    raise ValueError(
+    raise UserError(
         f"name must be 'digits', one of {TFDS_NAMES} or a path that ends in .npz, "
         f"got {name!r}"
     )
@@ -109,13 +146,12 @@ def tfds_source(
       A sequence with random access, of one dict an example.
 
     Raises:
-      FileNotFoundError, ImportError: as for :func:`load`.
-      ValueError: if the dataset has no such split.
+      FileNotFoundError, UserError: as for :func:`load`.
     """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"{name} is read with tensorflow-datasets: pip install "
             "tensorflow-datasets array_record (or bring an .npz file)"
         ) from error
@@ -184,38 +220,51 @@ def _load_npz(path: Path) -> Dataset:
             f"write it with\n  numpy.savez({str(path)!r}, train_images=..., ...)"
         )
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} must be an .npz file, a zip archive of arrays")
-    with np.load(path, allow_pickle=False) as file:
-        missing = [name for name in names if name not in file]
-        if missing:
-            raise ValueError(
-                f"{path} must hold the arrays {', '.join(names)}: "
-                f"{', '.join(missing)} missing, found {', '.join(file)}"
-            )
-        arrays = {name: file[name] for name in names}
-        class_names = file.get("class_names")
+        raise UserError(f"{path} must be an .npz file, a zip archive of arrays")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {
+                name: file[name] for name in (*names, "class_names") if name in file
+            }
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} must hold arrays of numbers: {error}") from error
+    class_names = arrays.pop("class_names", None)
+    if missing := [name for name in names if name not in arrays]:
+        raise UserError(
+            f"{path} must hold the arrays {', '.join(names)}: "
+            f"{', '.join(missing)} missing, found {', '.join(arrays)}"
+        )
     for name in ("train_labels", "test_labels"):
         if not np.issubdtype(arrays[name].dtype, np.integer):
-            raise TypeError(
+            raise UserError(
                 f"{path}: {name} must have an integer dtype, got {arrays[name].dtype}"
             )
+    images = len(arrays["train_labels"])
+    largest = int(arrays["train_labels"].max(initial=0))
+    if class_names is None and largest >= images > 0:
+        raise UserError(
+            f"{path}: train_labels must be below their number, {images}, unless "
+            f"class_names says how many classes there are: the largest is {largest}"
+        )
+    num_classes = largest + 1 if class_names is None else len(class_names)
+    for name in ("train_labels", "test_labels"):
+        # Before they become int32, in which larger ones would come round as others.
+        _check_range(f"{path}: {name}", arrays[name], num_classes)
         arrays[name] = arrays[name].astype(np.int32)
-    if class_names is None:
-        class_names = range(arrays["train_labels"].max(initial=-1) + 1)
-    return Dataset(str(path), **arrays, num_classes=len(class_names))
+    return Dataset(str(path), **arrays, num_classes=num_classes)
 
 
 def _check_images(name: str, images: np.ndarray) -> None:
     if images.dtype not in (np.uint8, np.float32):
-        raise TypeError(f"{name} must be uint8 or float32, got {images.dtype}")
+        raise UserError(f"{name} must be uint8 or float32, got {images.dtype}")
     if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
+        raise UserError(
             f"{name} must have the shape (n, height, width, channels) with no axis of "
             f"length 0, got {images.shape}"
         )
     # Written so that NaN fails.
     if images.dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
+        raise UserError(
             f"{name} must lie in [0, 1], got values from {images.min()} to "
             f"{images.max()}"
         )
@@ -225,14 +274,18 @@ def _check_labels(
     name: str, labels: np.ndarray, num_images: int, num_classes: int
 ) -> None:
     if labels.dtype != np.int32:
-        raise TypeError(f"{name} must be int32, got {labels.dtype}")
+        raise UserError(f"{name} must be int32, got {labels.dtype}")
     if labels.shape != (num_images,):
-        raise ValueError(
+        raise UserError(
             f"{name} must have the shape ({num_images},), one label an image, got "
             f"{labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"{name} must lie in [0, {num_classes}), got values from {labels.min()} to "
-            f"{labels.max()}"
+    _check_range(name, labels, num_classes)
+
+
+def _check_range(name: str, labels: np.ndarray, num_classes: int) -> None:
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"{name} must lie in [0, {num_classes}), got values from {low} to {high}"
         )

@@ -11,10 +11,15 @@ import optax
 from flax import nnx
 
 import models
-from experiments.training.config import Config
+from experiments.training.config import Adam, Config, Grda, Momentum, Sgd, Target
 from models.units import hidden_units
-from optax_grda import grda, sparsity_ramp, target_sparsity
-from optax_grda.proximal import groups as group_proximal
+from optax_grda import (
+    grda,
+    grda_params,
+    proximal,
+    sparsity_ramp,
+    target_sparsity,
+)
 
 PyTree = Any
 
@@ -37,28 +42,9 @@ def learning_rates(config: Config) -> np.ndarray:
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by the count of updates, each of config.accumulation steps."""
+    """The learning rate by the count of steps."""
     rates = jnp.asarray(learning_rates(config), jnp.float32)
-
-    def schedule(count):
-        epoch = count * config.accumulation // steps_per_epoch
-        return rates[jnp.minimum(epoch, rates.size - 1)]
-
-    return schedule
-
-
-def make_proximal(config: Config) -> Callable[[PyTree, jax.Array], PyTree] | None:
-    """What makes weights of accumulator and threshold; None: entry by entry."""
-    return None if config.groups == "none" else _proximal(config.model, config.groups)
-
-
-@functools.cache  # one function a network, so that what takes it compiles once
-def _proximal(model: str, groups: str) -> Callable[[PyTree, jax.Array], PyTree]:
-    network = nnx.eval_shape(
-        lambda: models.create(model, num_classes=1, rngs=nnx.Rngs(0))
-    )
-    share = 0.5 if groups == "units-and-weights" else 0.0
-    return group_proximal(hidden_units(network), elementwise=share)
+    return lambda count: rates[jnp.minimum(count // steps_per_epoch, rates.size - 1)]
 
 
 def make_optimizer(
@@ -68,25 +54,46 @@ def make_optimizer(
 
     Args:
       config: the experiment.
-      steps_per_epoch: calls of update an epoch: batches times config.accumulation.
-      **settings: traced values in place of the configuration's c, mu or sparsity.
+      steps_per_epoch: batches an epoch.
+      **settings: traced values in place of fields of the method, such as c.
     """
     schedule = make_schedule(config, steps_per_epoch)
-    settings = vars(config) | settings
-    if config.optimizer == "grda":
-        c, mu = settings["c"], settings["mu"]
-        optimizer = grda(schedule, c, mu, proximal=make_proximal(config))
-    elif config.optimizer == "target-sparsity":
-        # Half of all updates: from there on, garipov's learning rate falls.
-        updates = config.epochs * steps_per_epoch // config.accumulation
-        ramp = sparsity_ramp(settings["sparsity"], max(1, updates // 2))
-        optimizer = target_sparsity(schedule, ramp, proximal=make_proximal(config))
-    elif config.optimizer == "adam":
-        optimizer = optax.adam(schedule)
-    else:
-        optimizer = optax.sgd(
-            schedule, momentum=0.9 if config.optimizer == "momentum" else None
-        )
-    if config.accumulation == 1:
-        return optimizer
-    return optax.MultiSteps(optimizer, config.accumulation).gradient_transformation()
+    settings = vars(config.method) | settings
+    match config.method:
+        case Sgd():
+            return optax.sgd(schedule)
+        case Momentum():
+            return optax.sgd(schedule, momentum=settings["beta"])
+        case Adam():
+            return optax.adam(schedule)
+        case Grda():
+            c, mu = settings["c"], settings["mu"]
+            return grda(schedule, c, mu, proximal=make_proximal(config))
+        case Target():
+            # Half of all steps: from there on, garipov's learning rate falls.
+            half = max(1, config.epochs * steps_per_epoch // 2)
+            ramp = sparsity_ramp(settings["sparsity"], half)
+            return target_sparsity(schedule, ramp, proximal=make_proximal(config))
+
+
+def make_weights(config: Config) -> Callable[[optax.OptState, PyTree], PyTree] | None:
+    """What makes weights of the optimizer's state alone, for methods where that can be.
+
+    A function of the state and of parameters, whose shapes and dtypes count.
+    """
+    if not isinstance(config.method, Grda | Target):
+        return None
+    return functools.partial(grda_params, proximal=make_proximal(config))
+
+
+@functools.cache  # builds the network, if without its arrays
+def make_proximal(config: Config) -> proximal.Proximal:
+    """What makes weights of accumulator and threshold, as the method's groups say."""
+    groups = config.method.groups
+    if groups == "none":
+        return proximal.soft
+    network = nnx.eval_shape(
+        lambda: models.create(config.model, num_classes=1, rngs=nnx.Rngs(0))
+    )
+    share = 0.5 if groups == "units-and-weights" else 0.0
+    return proximal.groups(hidden_units(network), elementwise=share)

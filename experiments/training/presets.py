@@ -94,15 +94,19 @@ The README has what `make demo` measured.
 import dataclasses
 from pathlib import Path
 
-from experiments.training.config import Config
+from experiments.training.config import Config, Grda, Sgd
 
 
-def _family(name: str, base: Config, mus: tuple[float, ...], headline: float):
+def _family(
+    name: str, base: Config, c: float, mus: tuple[float, ...], headline: float
+) -> dict[str, Config]:
     """The rows of one family, by name: its headline, its SGD twin, and one a mu."""
-    rows = {f"{name}-mu{mu}": dataclasses.replace(base, mu=mu) for mu in mus}
+    rows = {
+        f"{name}-mu{mu}": dataclasses.replace(base, method=Grda(c, mu)) for mu in mus
+    }
     return {
         name: rows[f"{name}-mu{headline}"],
-        f"{name}-sgd": dataclasses.replace(base, optimizer="sgd"),
+        f"{name}-sgd": dataclasses.replace(base, method=Sgd()),
         **rows,
     }
 
@@ -112,7 +116,6 @@ _VGG16 = Config(
     dataset="cifar10",
     augmentation="flip-crop",
     schedule="garipov",
-    c=0.0005,
     epochs=600,
     batch_size=128,
 )
@@ -121,7 +124,6 @@ _WRN = Config(
     dataset="cifar10",
     augmentation="crop-flip",
     schedule="garipov",
-    c=0.001,
     epochs=200,
     batch_size=128,
 )
@@ -129,8 +131,7 @@ _RESNET50 = Config(
     model="resnet50",
     dataset="imagenet2012",
     augmentation="none",  # the stream crops and flips
-    c=0.005,
-    mu=0.501,
+    method=Grda(0.005, 0.501),
     epochs=147,
     batch_size=256,
 )
@@ -138,7 +139,6 @@ _KERAS_CNN = Config(
     model="keras-cnn",
     dataset="cifar10",
     learning_rate=0.005,
-    c=0.005,
     epochs=100,
     batch_size=10,
 )
@@ -146,19 +146,16 @@ _SMALL_CNN = Config(
     model="small-cnn",
     dataset="cifar10",
     learning_rate=0.05,
-    c=0.01,
     epochs=10,
 )
 _MNIST_MLP = Config(
     model="mnist-mlp",
     dataset="mnist",
     learning_rate=0.005,
-    c=0.013,
     epochs=150,
     batch_size=128,
 )
-
-_DIGITS_WRN = Config(model="digits-wrn10x1", c=0.02, epochs=30)
+_DIGITS_WRN = Config(model="digits-wrn10x1", method=Grda(0.02), epochs=30)
 
 _IMAGENET_ROWS = {
     ("", 147, "constant"): (
@@ -176,30 +173,31 @@ _IMAGENET_ROWS = {
 }
 
 PRESETS: dict[str, Config] = {
-    **_family("cifar10-vgg16", _VGG16, (0.4, 0.51, 0.6, 0.7), 0.6),
-    **_family("cifar10-wrn28x10", _WRN, (0.4, 0.501, 0.55, 0.6, 0.65), 0.501),
+    **_family("cifar10-vgg16", _VGG16, 0.0005, (0.4, 0.51, 0.6, 0.7), 0.6),
+    **_family("cifar10-wrn28x10", _WRN, 0.001, (0.4, 0.501, 0.55, 0.6, 0.65), 0.501),
     **_family(
         "cifar100-wrn28x10",
         dataclasses.replace(_WRN, dataset="cifar100"),
+        0.001,
         (0.501, 0.55, 0.6, 0.65),
         0.55,
     ),
     "imagenet-resnet50": _RESNET50,
-    "imagenet-resnet50-sgd": dataclasses.replace(_RESNET50, optimizer="sgd"),
+    "imagenet-resnet50-sgd": dataclasses.replace(_RESNET50, method=Sgd()),
     **{
         f"imagenet-resnet50-{prefix}c{c}-mu{mu}": dataclasses.replace(
-            _RESNET50, c=c, mu=mu, epochs=epochs, schedule=schedule
+            _RESNET50, method=Grda(c, mu), epochs=epochs, schedule=schedule
         )
         for (prefix, epochs, schedule), rows in _IMAGENET_ROWS.items()
         for c, mu in rows
     },
-    **_family("cifar10-keras-cnn", _KERAS_CNN, (0.3, 0.51, 0.7, 1.0), 0.7),
-    **_family("cifar10-small-cnn", _SMALL_CNN, (0.6,), 0.6),
-    **_family("mnist-mlp", _MNIST_MLP, (0.3, 0.51, 0.7), 0.7),
+    **_family("cifar10-keras-cnn", _KERAS_CNN, 0.005, (0.3, 0.51, 0.7, 1.0), 0.7),
+    **_family("cifar10-small-cnn", _SMALL_CNN, 0.01, (0.6,), 0.6),
+    **_family("mnist-mlp", _MNIST_MLP, 0.013, (0.3, 0.51, 0.7), 0.7),
     "digits-wrn10x1": _DIGITS_WRN,
-    "digits-wrn10x1-sgd": dataclasses.replace(_DIGITS_WRN, optimizer="sgd"),
+    "digits-wrn10x1-sgd": dataclasses.replace(_DIGITS_WRN, method=Sgd()),
     "digits-mlp": Config(),
-    "digits-mlp-sgd": Config(optimizer="sgd"),
+    "digits-mlp-sgd": Config(method=Sgd()),
 }
 
 

@@ -1,4 +1,4 @@
-"""Finished runs, read back from their directories to be analysed."""
+"""Finished runs, read back from their directories: the one place that does."""
 
 import dataclasses
 import functools
@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments.training import config as configs
 from experiments.training import data
 from experiments.training.checkpoint import Checkpoints
-from experiments.training.config import Config, are_twins
+from experiments.training.config import Config, Sgd, are_twins
+from experiments.training.directory import read_json, read_metrics
+from experiments.training.errors import UserError
 from experiments.training.presets import preset_of
-from experiments.training.trainer import Trainer, TrainState
+from experiments.training.trainer import Trainer, TrainState, make_trainer
 
 PyTree = Any
 
@@ -26,6 +29,7 @@ class Task(NamedTuple):
     trainer: Trainer
     train: tuple[jax.Array, jax.Array]  # images, labels
     test: tuple[jax.Array, jax.Array]
+    num_classes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Run:
 
     Raises:
       FileNotFoundError: if there is no config.json.
-      ValueError: if it is damaged, or there is no checkpoint.
+      UserError: if it is damaged, or there is no checkpoint.
     """
 
     directory: Path
@@ -42,7 +46,12 @@ class Run:
 
     def __post_init__(self):
         if not self.epochs:
-            raise ValueError(f"{self.directory} must hold a checkpoint, and has none")
+            raise UserError(f"{self.directory} must hold a checkpoint, and has none")
+
+    @property
+    def id(self) -> str:
+        """What rows of results name the run by: its resolved path."""
+        return str(self.directory.resolve())
 
     @functools.cached_property
     def config(self) -> Config:
@@ -52,7 +61,7 @@ class Run:
     @functools.cached_property
     def task(self) -> Task:
         """Network and data; the same object for runs of the same ones."""
-        # The seed and the optimizer do not change what is compiled for an analysis.
+        # The seed and the method do not change what is compiled for an analysis.
         config = self.config
         batch_size = config.batch_size // config.accumulation
         return _load_task(config.model, config.dataset, batch_size, self.data_dir)
@@ -60,20 +69,24 @@ class Run:
     @functools.cached_property
     def epochs(self) -> dict[int, int]:
         """The epochs after which there is a checkpoint, and their steps."""
-        trainer = self._trainer
+        steps_per_epoch = self._checkpoints.trainer.steps_per_epoch
         return {
-            step // trainer.steps_per_epoch: step
+            step // steps_per_epoch: step
             for step in self._checkpoints.steps
-            if step % trainer.steps_per_epoch == 0
+            if step % steps_per_epoch == 0
         }
 
     def state(self, epoch: int | None = None) -> TrainState:
-        """The training state after an epoch, by default the last that was saved."""
+        """The training state after an epoch, by default the last that was saved.
+
+        Raises:
+          UserError: if the checkpoint is damaged.
+        """
         epoch = max(self.epochs) if epoch is None else epoch
-        shapes = jax.eval_shape(self._trainer.init, 0)._replace(key=None)
+        shapes = jax.eval_shape(self._checkpoints.trainer.init, 0)._replace(key=None)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        template = zeros._replace(key=jax.random.key(0))
-        return self._checkpoints.read(self.epochs[epoch], template)
+        like = zeros._replace(key=jax.random.key(0))
+        return self._checkpoints.read(self.epochs[epoch], like)
 
     def describe(self) -> dict[str, Any]:
         """What tells this run of SGD from others, for a row of results."""
@@ -81,16 +94,14 @@ class Run:
             "model": self.config.model,
             "dataset": Path(self.config.dataset).stem,
             "seed": self.config.seed,
-            "sgd": str(self.directory),
+            "sgd": self.id,
         }
 
     @functools.cached_property
-    def _trainer(self) -> Trainer:
-        return dataclasses.replace(self.task.trainer, config=self.config)
-
-    @functools.cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.directory, self.config, read_only=True)
+        classes, images = self.task.num_classes, len(self.task.train[1])
+        trainer = make_trainer(self.config, classes, images)
+        return Checkpoints(self.directory, self.config, trainer)
 
 
 class Pair(NamedTuple):
@@ -112,11 +123,10 @@ class Pair(NamedTuple):
         """What tells this pair from others, for a row of results."""
         config = self.grda.config
         return self.sgd.describe() | {
-            "label": config.label,
+            "label": config.method.label,
             "preset": preset_of(config),
-            "c": config.c,
-            "mu": config.mu,
-            "grda": str(self.grda.directory),
+            **{k: v for k, v in vars(config.method).items() if k in ("c", "mu")},
+            "grda": self.grda.id,
         }
 
 
@@ -131,25 +141,25 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
       data_dir: where TFDS keeps its data sets; by default TFDS's own choice.
 
     Raises:
-      ValueError: if there is no run of gRDA, or none of SGD to compare one with; if
+      UserError: if there is no run of gRDA, or none of SGD to compare one with; if
         runs are of several networks or data sets, or two have one configuration.
       FileNotFoundError: if a directory or the data are not there.
     """
     runs = [Run(path, data_dir) for path in _run_directories(directories)]
     pairs = []
     for grda in runs:
-        if not grda.config.is_sparse:
+        if not grda.config.method.is_sparse:
             continue
         twins = [run for run in runs if are_twins(run.config, grda.config)]
         if not twins:
-            raise ValueError(
+            raise UserError(
                 f"directories must hold a run of SGD with the configuration of "
                 f"{grda.directory}, seed {grda.config.seed} included: got "
                 f"{[str(run.directory) for run in runs]}"
             )
         pair = Pair(twins[0], grda)
         if not pair.epochs:
-            raise ValueError(
+            raise UserError(
                 f"{pair.sgd.directory} and {grda.directory} must have a checkpoint of "
                 f"the same epoch: got {list(pair.sgd.epochs)} and {list(grda.epochs)}"
             )
@@ -158,18 +168,18 @@ def find_pairs(directories: Sequence[Path], data_dir: Path | None = None) -> lis
     for pair in pairs:
         twin = by_config.setdefault(pair.grda.config, pair)
         if twin is not pair:
-            raise ValueError(
+            raise UserError(
                 "directories must not hold two runs of one configuration: "
                 f"{twin.grda.directory} and {pair.grda.directory}"
             )
     tasks = {(config.model, config.dataset) for config in by_config}
     if len(tasks) > 1:
-        raise ValueError(
+        raise UserError(
             "directories must hold runs of one network on one data set, got "
             f"{sorted(tasks)}"
         )
     if not pairs:
-        raise ValueError(
+        raise UserError(
             "directories must hold a run of gRDA, got "
             f"{[str(run.directory) for run in runs]}"
         )
@@ -180,13 +190,13 @@ def displacement(pair: Pair, sgd: PyTree, grda: PyTree) -> PyTree:
     """w_gRDA - w_SGD.
 
     Raises:
-      ValueError: if it is 0: with c = 0, gRDA is SGD.
+      UserError: if it is 0: with c = 0, gRDA is SGD.
     """
     delta = jax.tree.map(jnp.subtract, grda, sgd)
     if not optax.tree.norm(delta):
-        raise ValueError(
+        raise UserError(
             f"{pair.grda.directory} must have other weights than {pair.sgd.directory}, "
-            f"to be compared with it: got the same, at {pair.grda.config.label}"
+            f"to be compared with it: got the same, at {pair.grda.config.method.label}"
         )
     return delta
 
@@ -195,11 +205,11 @@ def last_common_epoch(pairs: Sequence[Pair]) -> int:
     """The last epoch after which all runs of all pairs were saved.
 
     Raises:
-      ValueError: if there is none.
+      UserError: if there is none.
     """
     common = set.intersection(*(set(pair.epochs) for pair in pairs))
     if not common:
-        raise ValueError(
+        raise UserError(
             "runs must have a checkpoint of the same epoch, got "
             f"{[(str(pair.grda.directory), pair.epochs) for pair in pairs]}"
         )
@@ -227,7 +237,7 @@ def _run_directories(directories: Sequence[Path]) -> Iterator[Path]:
             raise FileNotFoundError(f"there is no run directory {directory}")
         inner = sorted(path.parent for path in directory.glob("*/checkpoints"))
         if not inner and not (directory / "checkpoints").is_dir():
-            raise ValueError(f"{directory} holds no checkpoints, nor do its folders")
+            raise UserError(f"{directory} holds no checkpoints, nor do its folders")
         yield from inner or [directory]
 
 
@@ -237,9 +247,144 @@ def _load_task(
 ) -> Task:
     loaded = data.load(dataset, data_dir)
     # In float32, whatever the run computed in: eigenvectors ask for it.
-    config = Config(model=model, dataset=dataset, batch_size=batch_size)
-    trainer = Trainer(config, loaded.num_classes, len(loaded.train_labels))
-    train = jax.device_put((loaded.train_images, loaded.train_labels))
+    config = Config(model=model, dataset=dataset, method=Sgd(), batch_size=batch_size)
     return Task(
-        trainer, train, jax.device_put((loaded.test_images, loaded.test_labels))
+        make_trainer(config, loaded.num_classes, loaded.num_examples),
+        jax.device_put((loaded.train_images, loaded.train_labels)),
+        jax.device_put((loaded.test_images, loaded.test_labels)),
+        loaded.num_classes,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Runs of one configuration that differ in the seed alone."""
+
+    config: Config  # of the first seed
+    seeds: list[int]
+    test_accuracy: list[float]  # a fraction a seed, as all that follow
+    sparsity: list[float]
+    train_loss: list[float]  # of the final weights in evaluation mode
+    seconds: list[float]  # that training took
+    sparsity_by_layer: list[dict[str, float]]  # a dict a seed, by path
+    sizes: dict[str, int]  # entries of each array, by path
+    metrics: list[dict[str, Any]]  # rows of metrics.jsonl, with the seed
+    environment: dict[str, Any]
+    label: str = ""  # the method and its settings
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all arrays."""
+        return sum(self.sizes.values())
+
+    def layers(self) -> dict[str, float]:
+        """Mean sparsity of each array over the seeds, by path."""
+        return {
+            path: float(np.mean([layers[path] for layers in self.sparsity_by_layer]))
+            for path in self.sparsity_by_layer[0]
+        }
+
+
+def read_results(directories: Sequence[Path]) -> list[Result]:
+    """The results of runs of experiments.train and experiments.compare.
+
+    Args:
+      directories: of finished runs, or that hold such, as those of compare; others,
+        such as those of analyses, are passed over.
+
+    Returns:
+      One result a configuration, by sparsity, with SGD before all gRDA. Of several runs
+      with one configuration and seed, the first counts.
+
+    Raises:
+      UserError: if a file is damaged; the error names it.
+    """
+    runs: dict[Config, Result] = {}
+    for directory in directories:
+        for path in sorted([directory, *directory.glob("*/")]):
+            if _is_run(path):
+                result = _read_result(path)
+                runs.setdefault(result.config, result)
+    groups: dict[Config, list[Result]] = {}
+    for config, result in runs.items():
+        groups.setdefault(dataclasses.replace(config, seed=0), []).append(result)
+    merged = _labelled([_merge(results) for results in groups.values()])
+    return sorted(
+        merged, key=lambda r: (r.config.method.is_sparse, np.mean(r.sparsity))
+    )
+
+
+def headline(results: Sequence[Result]) -> str:
+    """What was found, in one sentence."""
+    sparsest = max(results, key=lambda r: np.mean(r.sparsity))
+    text = (
+        f"{sparsest.label} made {np.mean(sparsest.sparsity):.1%} of "
+        f"{sparsest.parameters:,} weights exactly zero while it trained, at "
+        f"{np.mean(sparsest.test_accuracy):.1%} test accuracy"
+    )
+    config = dataclasses.replace(sparsest.config, seed=0)
+    twins = [
+        r for r in results if are_twins(dataclasses.replace(r.config, seed=0), config)
+    ]
+    if twins and twins[0] is not sparsest:
+        gain = np.mean(sparsest.test_accuracy) - np.mean(twins[0].test_accuracy)
+        side = "above" if gain > 0 else "below"
+        text += f", {100 * abs(gain):.1f} points {side} SGD"
+    return text + "."
+
+
+def _is_run(directory: Path) -> bool:
+    return all((directory / f"{name}.json").exists() for name in ("summary", "config"))
+
+
+def _read_result(directory: Path) -> Result:
+    summary = read_json(directory / "summary.json")
+    config = configs.load(directory / "config.json")
+    try:
+        report = summary["sparsity_report"]
+        return Result(
+            config=config,
+            seeds=[config.seed],
+            test_accuracy=[summary["test_accuracy"]],
+            sparsity=[summary["sparsity"]],
+            train_loss=[summary["train_loss"]],
+            seconds=[summary["seconds"]],
+            sparsity_by_layer=[
+                {
+                    leaf["path"]: 1 - leaf["nonzero"] / leaf["size"]
+                    for leaf in report["leaves"]
+                }
+            ],
+            sizes={leaf["path"]: leaf["size"] for leaf in report["leaves"]},
+            metrics=[row | {"seed": config.seed} for row in read_metrics(directory)],
+            environment=summary["environment"],
+        )
+    except KeyError as error:
+        path = directory / "summary.json"
+        raise UserError(
+            f"{path} must be of a finished run: it has no {error}"
+        ) from None
+
+
+def _merge(results: list[Result]) -> Result:
+    """All seeds of one configuration."""
+
+    def join(name):
+        return [value for result in results for value in getattr(result, name)]
+
+    per_seed = ("seeds", "test_accuracy", "sparsity", "train_loss", "seconds")
+    per_seed += ("sparsity_by_layer", "metrics")
+    return dataclasses.replace(results[0], **{name: join(name) for name in per_seed})
+
+
+def _labelled(results: list[Result]) -> list[Result]:
+    """With labels that tell results apart: of those alike, also what differs."""
+    labelled = []
+    for result in results:
+        about, mine = result.config.method.label, vars(result.config)
+        alike = [vars(r.config) for r in results if r.config.method.label == about]
+        for name in [n for n in mine if n not in ("method", "seed")]:
+            if len({config[name] for config in alike}) > 1:
+                about += f", {name} {mine[name]}"
+        labelled.append(dataclasses.replace(result, label=about))
+    return labelled

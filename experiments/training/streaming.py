@@ -15,9 +15,9 @@ workers, and for any number of processes but for the order within the batch. So 
 position n is all that a checkpoint needs to keep.
 
 Pixels stay uint8 until they are on the device, where
-:func:`experiments.augmentation.normalise` takes over. Workers hand batches over in
-shared memory, some three batches a worker at a time: in a container, /dev/shm must be
-that large.
+:func:`experiments.training.augmentation.normalise` takes over. Workers hand batches
+over in shared memory, some three batches a worker at a time: in a container, /dev/shm
+must be that large.
 """
 
 import functools
@@ -27,7 +27,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -35,12 +36,74 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from experiments.training.data import tfds_source
+import models
+from experiments.training.config import Config
+from experiments.training.data import Batch, tfds_source
+from experiments.training.errors import UserError
+from experiments.training.trainer import TrainState
 
 Example = dict[str, Any]
-Batch = dict[str, np.ndarray]
+
+
+class ImageNet:
+    """ImageNet as a training run takes it: batches over the devices of all processes.
+
+    Workers hand batches over in shared memory, about three each: in a container,
+    /dev/shm must hold them (38 MB each at 256 images of 224 x 224).
+    """
+
+    def __init__(
+        self, config: Config, mesh: Mesh, data_dir: Path | None = None, workers: int = 0
+    ):
+        """Opens it.
+
+        Args:
+          config: batch size, seed, and a network that says the size of the images.
+          mesh: of devices.data_mesh.
+          data_dir: as for :func:`experiments.training.data.load`.
+          workers: processes that read and decode; 0 means a thread of this process.
+
+        Raises:
+          FileNotFoundError, UserError: as experiments.training.data.tfds_source.
+        """
+        self.splits = {
+            "train": imagenet("train", data_dir),
+            "test": imagenet("validation", data_dir),
+        }
+        train = self.splits["train"]
+        self.num_classes = train.dataset_info.features["label"].num_classes
+        # The stream leaves out what does not fill a batch.
+        self.num_examples = len(train) // config.batch_size * config.batch_size
+        self.image_shape = models.spec(config.model).image_shape
+        self.seed, self.sharding = (
+            config.seed,
+            NamedSharding(mesh, PartitionSpec("data")),
+        )
+        self.options = {
+            "batch_size": config.batch_size,
+            "image_size": self.image_shape[0],
+            "process_index": jax.process_index(),
+            "process_count": jax.process_count(),
+            "workers": workers,
+        }
+
+    def batches(self, state: TrainState) -> Iterator[Batch]:
+        """Training batches from a state's step on, without end."""
+        batches = training_batches(
+            self.splits["train"],
+            seed=self.seed,
+            start=int(state.step),
+            **self.options,
+        )
+        return iter(prefetch_to_device(batches, self.sharding))
+
+    def evaluation(self, split: str) -> Iterator[Batch]:
+        """One pass over a split, with weights."""
+        batches = evaluation_batches(self.splits[split], **self.options)
+        return iter(prefetch_to_device(batches, self.sharding))
 
 
 def imagenet(
@@ -50,13 +113,13 @@ def imagenet(
 
     Args:
       split: ``"train"`` (1,281,167 images) or ``"validation"`` (50,000).
-      data_dir: as for :func:`experiments.data.load`.
+      data_dir: as for :func:`experiments.training.data.load`.
 
     Returns:
       A sequence with random access, of dicts with at least ``image`` and ``label``.
 
     Raises:
-      FileNotFoundError, ValueError: as :func:`experiments.data.tfds_source`.
+      FileNotFoundError, UserError: as :func:`experiments.training.data.tfds_source`.
     """
     decoders = {"image": tfds.decode.SkipDecoding()}
     return tfds_source("imagenet2012", split, data_dir, decoders)
@@ -95,13 +158,13 @@ def training_batches(
       3) uint8, and ``label`` (batch_size / process_count,) int32.
 
     Raises:
-      ValueError: if process_count does not divide batch_size, or the source does not
+      UserError: if process_count does not divide batch_size, or the source does not
         fill one batch.
     """
     local_batch_size = _local_batch_size(batch_size, process_count)
     images = len(source) // batch_size * batch_size
     if images == 0:
-        raise ValueError(
+        raise UserError(
             f"batch_size must be at most the number of images, {len(source)}: "
             f"got {batch_size}"
         )
@@ -141,7 +204,7 @@ def evaluation_batches(
       last batch, so that every process sees equally many batches of one shape.
 
     Raises:
-      ValueError: if process_count does not divide batch_size.
+      UserError: if process_count does not divide batch_size.
     """
     local_batch_size = _local_batch_size(batch_size, process_count)
     steps = -(-len(source) // batch_size)
@@ -255,7 +318,7 @@ def _random_box(
 
 def _local_batch_size(batch_size: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
+        raise UserError(
             f"batch_size must be a positive multiple of the number of processes, "
             f"{process_count}: got {batch_size}"
         )

@@ -5,6 +5,7 @@ and dropout take their keys from the state's key, folded with the step.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 import models
 from experiments.training.augmentation import augment, normalise
 from experiments.training.config import Config
-from experiments.training.optimizer import make_optimizer, make_proximal
-from optax_grda import grda_params, sparsity
+from experiments.training.devices import loops_are_slow
+from experiments.training.errors import UserError
+from experiments.training.optimizer import make_optimizer, make_weights
+from optax_grda import sparsity
 
 PyTree = Any
 
@@ -43,37 +46,34 @@ class Metrics(NamedTuple):
 class Trainer:
     """The fixed part of a training run; its methods are pure and meant for jax.jit."""
 
-    config: Config
-    num_classes: int
+    build: Callable[[nnx.Rngs], nnx.Module]  # makes the network, in training mode
+    optimizer: optax.GradientTransformationExtraArgs
     num_examples: int  # training images an epoch
+    batch_size: int  # images a step; the last batch of an epoch may be smaller
+    accumulation: int = 1  # parts in which a batch passes one by one
+    augmentation: str = "none"
+    mean: tuple[float, ...] = (0.0,)  # per channel, of images in [0, 1]; subtracted,
+    std: tuple[float, ...] = (1.0,)  # and then divided by
+    # Makes weights of the optimizer's state alone, where that can be: see make_weights.
+    weights: Callable[[optax.OptState, PyTree], PyTree] | None = None
     mesh: jax.sharding.Mesh | None = None  # axes ("data",); None: one device
 
     @property
-    def batch_size(self) -> int:
-        """Images a step."""
-        return self.config.batch_size // self.config.accumulation
-
-    @property
     def steps_per_epoch(self) -> int:
-        """Steps an epoch; the last one may be smaller."""
+        """Steps an epoch."""
         return -(-self.num_examples // self.batch_size)
-
-    @property
-    def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        """The optimizer whose state the training state holds."""
-        return make_optimizer(self.config, self.steps_per_epoch)
 
     def init(self, seed: jax.typing.ArrayLike) -> TrainState:
         """The state before the first step; its weights depend on the seed alone."""
         key, init_key = jax.random.split(jax.random.key(seed))
-        _, params, batch_stats = _split(self.fresh_network(nnx.Rngs(init_key)))
+        _, params, batch_stats = _split(self.build(nnx.Rngs(init_key)))
         opt_state = self.optimizer.init(params)
         return TrainState(key, jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
 
     def train_epoch(
         self, state: TrainState, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """One pass over data that lie on the device, in an order of its own.
+        """Makes one pass over data that lie on the device, in an order of its own.
 
         Args:
           state: training state, at the start of an epoch.
@@ -83,11 +83,12 @@ class Trainer:
         Returns:
           The new state, and the metrics of each step, shape (steps_per_epoch,).
         """
-        order = self.order(state)
+        order = self.order(state.key, state.step // self.steps_per_epoch)
         full = self.num_examples // self.batch_size
 
         def step(state, index):
-            return self.train_step_at(state, images, labels, index)
+            index = self._shard(index)
+            return self.train_step(state, images[index], labels[index])
 
         batches = order[: full * self.batch_size].reshape(full, self.batch_size)
         state, metrics = jax.lax.scan(step, state, batches)
@@ -97,26 +98,21 @@ class Trainer:
             metrics = jax.tree.map(jnp.append, metrics, last)
         return state, metrics
 
-    def order(self, state: TrainState) -> jax.Array:
-        """The order of the training images in this epoch, (num_examples,), int32."""
-        epoch = state.step // self.steps_per_epoch
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
-        return jax.random.permutation(key, self.num_examples)
+    def order(self, key: jax.Array, epoch: jax.Array) -> jax.Array:
+        """The order of the images in an epoch, from 0, of the run with a state's key.
 
-    def train_step_at(
-        self, state: TrainState, images: jax.Array, labels: jax.Array, index: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        """One step on the images of an index, shape (batch,), among all of them."""
-        index = self._shard(index)
-        return self.train_step(state, images[index], labels[index])
+        Shape (num_examples,), int32.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
+        return jax.random.permutation(key, self.num_examples)
 
     def report(
         self, state: TrainState, steps: Metrics, tested: Metrics
     ) -> dict[str, jax.Array]:
         """Scalars that say how an epoch went, for metrics.jsonl.
 
-        Training loss and accuracy are means over the images of what each step saw, in
-        training mode; those on the test images are of the parameters at the end.
+        The running loss and accuracy are means over the images of what each step saw,
+        in training mode; those on the test images are of the parameters at the end.
 
         Args:
           state: training state, at the end of the epoch.
@@ -127,11 +123,11 @@ class Trainer:
         sizes = jnp.full(self.steps_per_epoch, self.batch_size, jnp.float32)
         sizes = sizes.at[-1].add(self.num_examples - sizes.sum())
         sizes = sizes[-len(steps.loss) :]
-        trained = jax.tree.map(lambda m: m @ sizes / sizes.sum(), steps)
+        running = jax.tree.map(lambda m: m @ sizes / sizes.sum(), steps)
         scalars = {
             "step": state.step,
-            "train_loss": trained.loss,
-            "train_accuracy": trained.accuracy,
+            "train_loss_running": running.loss,
+            "train_accuracy_running": running.accuracy,
             "test_loss": tested.loss,
             "test_accuracy": tested.accuracy,
             "sparsity": sparsity(state.params),
@@ -142,27 +138,81 @@ class Trainer:
     def train_step(
         self, state: TrainState, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """One step on a batch of images and labels, as train_epoch describes them.
+        """Takes one step on a batch of images and labels, as of train_epoch.
 
         The loss is the mean cross-entropy of the whole batch, over all devices, and so
-        are BatchNorm's statistics.
+        are BatchNorm's statistics, but where a batch passes in parts: there each part
+        is normalised by its own, which move the running ones in turn.
+
+        Returns:
+          The new state, and means over the images of the batch, at the weights before.
         """
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, dropout_key = jax.random.split(step_key)
-        images = augment(augment_key, images, self.config.augmentation)
-        gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
-            state.params, state.batch_stats, images, labels, dropout_key
+        images = augment(augment_key, images, self.augmentation)
+        gradients, metrics, batch_stats = self._gradients(
+            state, images, labels, dropout_key
         )
         updates, opt_state = self.optimizer.update(
             gradients, state.opt_state, state.params
         )
-        if optax.tree.get(opt_state, "threshold") is None:
+        if self.weights is None:
             params = optax.apply_updates(state.params, updates)
         else:  # what a checkpoint will be restored to
-            proximal = make_proximal(self.config)
-            params = grda_params(opt_state, state.params, proximal)
+            params = self.weights(opt_state, state.params)
         state = TrainState(state.key, state.step + 1, params, batch_stats, opt_state)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, metrics
+
+    def _gradients(
+        self, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[PyTree, Metrics, PyTree]:
+        """The gradient of a batch's loss, its metrics, and the new running statistics.
+
+        Parts count by their images: their sizes differ by one where they must.
+        """
+
+        def part(batch_stats, images, labels, key):
+            gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
+                state.params, batch_stats, images, labels, key
+            )
+            return (gradients, jax.tree.map(jnp.mean, metrics)), batch_stats
+
+        if self.accumulation == 1:
+            (gradients, metrics), batch_stats = part(
+                state.batch_stats, images, labels, key
+            )
+            return gradients, metrics, batch_stats
+
+        def add(carry, batch):
+            total, batch_stats = carry
+            share = len(batch[1]) / len(labels)
+            found, batch_stats = part(batch_stats, *batch)
+            total = jax.tree.map(lambda old, new: old + share * new, total, found)
+            return (total, batch_stats), None
+
+        zero = jnp.zeros((), jnp.float32)
+        total = jax.tree.map(jnp.zeros_like, state.params), Metrics(zero, zero)
+        carry = total, state.batch_stats
+        keys = jax.random.split(key, self.accumulation)
+        small, larger = divmod(len(labels), self.accumulation)
+        start = larger * (small + 1)
+        for size, rows, number in (
+            (small + 1, slice(start), larger),
+            (small, slice(start, None), self.accumulation - larger),
+        ):
+            if size and number:
+                # Every number-th image: so each device has its share of each part.
+                batches = [
+                    jnp.moveaxis(x[rows].reshape(size, number, *x.shape[1:]), 1, 0)
+                    for x in (images, labels)
+                ]
+                unroll = loops_are_slow(state.params)
+                carry, _ = jax.lax.scan(
+                    add, carry, (*batches, keys[:number]), unroll=unroll
+                )
+                keys = keys[number:]
+        (gradients, metrics), batch_stats = carry
+        return gradients, metrics, batch_stats
 
     def loss(
         self,
@@ -193,7 +243,7 @@ class Trainer:
           images: (n, height, width, channels); those beyond a whole number of batches
             are left out.
         """
-        model = nnx.eval_shape(lambda: self.fresh_network(nnx.Rngs(0)))
+        model = self._abstract()
         model.eval()
         # Statistics of the batch, and no memory of those before.
         model.set_attributes(
@@ -207,14 +257,20 @@ class Trainer:
         if not zeros:
             return {}
 
-        def add(total, batch):
-            model = _merge(graph, params, zeros)
+        def of_batch(batch, centre):
+            model = _merge(graph, params, centre)
             model(self.normalised(batch))
-            return jax.tree.map(jnp.add, total, _split(model)[2]), None
+            return _split(model)[2]
 
-        size = min(self.batch_size, len(images))
+        size = min(self.batch_size // self.accumulation, len(images))
         number = len(images) // size
         batches = images[: number * size].reshape(number, size, *images.shape[1:])
+        # Variances are taken about the running mean, and cancel where that is far off.
+        centre = of_batch(batches[0], zeros)
+
+        def add(total, batch):
+            return jax.tree.map(jnp.add, total, of_batch(batch, centre)), None
+
         total, _ = jax.lax.scan(add, zeros, batches)
         return jax.tree.map(lambda x: x / number, total)
 
@@ -271,21 +327,41 @@ class Trainer:
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """Images as the network takes them: float32, mean and deviation taken off."""
-        spec = models.spec(self.config.model)
-        return normalise(images, spec.mean, spec.std)
+        return normalise(images, self.mean, self.std)
 
-    def fresh_network(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The network with initial weights, in training mode."""
-        return models.create(
-            self.config.model,
-            num_classes=self.num_classes,
-            dtype=jnp.dtype(self.config.dtype),
-            rngs=rngs,
+    def compact(self, state: TrainState) -> TrainState:
+        """The state without weights that the optimizer's state stands for."""
+        return state if self.weights is None else state._replace(params=None)
+
+    def restored(self, compact: TrainState, like: TrainState) -> TrainState:
+        """The state that compact made this of; `like` has its parameters' shapes."""
+        if self.weights is None:
+            return compact
+        weights = jax.jit(self.weights)(compact.opt_state, like.params)
+        return compact._replace(params=weights)
+
+    def check_images(self, image_shape: tuple[int, ...]) -> None:
+        """Raises ValueError if the network cannot train on images of that shape.
+
+        Or not on as few of them as the smallest part of a batch has, as BatchNorm.
+        """
+        last = self.num_examples % self.batch_size or self.batch_size
+        size = max(1, last // self.accumulation)
+        state = jax.eval_shape(self.init, 0)
+        jax.eval_shape(
+            self.loss,
+            *(state.params, state.batch_stats),
+            jax.ShapeDtypeStruct((size, *image_shape), jnp.float32),
+            *(jax.ShapeDtypeStruct((size,), jnp.int32), state.key),
         )
+
+    def _abstract(self) -> nnx.Module:
+        """The network without arrays, in training mode."""
+        return nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
 
     def _graphs(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
         """The network's structure in training and in evaluation mode."""
-        model = nnx.eval_shape(lambda: self.fresh_network(nnx.Rngs(0)))
+        model = self._abstract()
         graphs = []
         for switch in (model.train, model.eval):
             switch()
@@ -298,6 +374,54 @@ class Trainer:
             return index
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
         return jax.lax.with_sharding_constraint(index, sharding)
+
+
+def make_trainer(
+    config: Config,
+    num_classes: int,
+    num_examples: int,
+    mesh: jax.sharding.Mesh | None = None,
+    **settings: jax.Array,
+) -> Trainer:
+    """Builds the trainer of a configuration.
+
+    Args:
+      config: the experiment; its seed does not matter.
+      num_classes: classes of its data.
+      num_examples: training images an epoch.
+      mesh: as of devices.data_mesh; None for one device.
+      **settings: traced values in place of fields of the method, such as c.
+
+    Raises:
+      UserError: if there is no network of that name.
+    """
+    if config.model not in models.names():
+        raise UserError(
+            f"model must be one of {', '.join(models.names())}: got {config.model!r}"
+        )
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        return models.create(
+            config.model,
+            num_classes=num_classes,
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
+
+    spec = models.spec(config.model)
+    steps_per_epoch = -(-num_examples // config.batch_size)
+    return Trainer(
+        build,
+        make_optimizer(config, steps_per_epoch, **settings),
+        num_examples,
+        config.batch_size,
+        accumulation=config.accumulation,
+        augmentation=config.augmentation,
+        mean=spec.mean,
+        std=spec.std,
+        weights=make_weights(config),
+        mesh=mesh,
+    )
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, PyTree, PyTree]:

@@ -1,16 +1,22 @@
 """The Hessian of a mean loss and its Gauss-Newton part, as products with vectors."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from optax_grda._loops import scan
+from optax_grda._arrays import replicated
+from optax_grda._checks import check_integer
+from optax_grda._loops import scan, stack_length
 
 PyTree = Any
+
+# Floats of the Jacobians that GaussNewton.diagonal holds at once, unless told otherwise.
+JACOBIAN_SIZE = 2**26
 
 
 # Compared by identity, so that an operator is a function JAX can hash.
@@ -22,13 +28,16 @@ class Hessian:
     .. math:: v \mapsto H v, \qquad
       H = \frac{1}{B} \sum_{b=1}^B \nabla^2_w\, \mathrm{loss}(w, \mathrm{batch}_b)
 
-    Products are taken forward over reverse, batch after batch in one
-    :func:`jax.lax.scan`, in the memory of one batch. A product costs about two
-    gradients of the same mean loss. (On a CPU, convolutions are some 20 times slower in
-    such a loop: stack one batch there, which needs none.)
+    Products are taken forward over reverse, batch after batch, in the memory of one
+    batch. A product costs about two gradients of the same mean loss.
 
-    Batches are stacked along a leading axis, so they have equal sizes. The loss is as
-    in evaluation: dropout would make products noisy, and BatchNorm in training mode
+    Called from Python, it loops over the batches there; called under :func:`jax.jit`,
+    in one :func:`jax.lax.scan`. On a CPU call it from Python if the model has
+    convolutions: they are some 20 times slower in a loop inside a program.
+
+    Batches are stacked along a leading axis, so they have equal sizes. Those that do
+    not fit in memory together are summed by the caller, as in the example. The loss is
+    as in evaluation: dropout would make products noisy, and BatchNorm in training mode
     would make them those of another loss.
 
     It is itself a pytree: as an argument of a function under :func:`jax.jit`, neither
@@ -54,6 +63,18 @@ class Hessian:
       >>> print(hessian({"kernel": jnp.ones(2)}))
       {'kernel': Array([0.5, 2. ], dtype=float32)}
 
+      The same where batches come one by one, from a disk say:
+
+      >>> def matvec(vector):
+      ...     total = jax.tree.map(jnp.zeros_like, params)
+      ...     for batch in zip(*batches):
+      ...         stack = jax.tree.map(lambda x: x[None], batch)
+      ...         product = Hessian(loss_fn, params, stack)(vector)
+      ...         total = jax.tree.map(lambda t, p: t + p / 2, total, product)
+      ...     return total
+      >>> print(matvec({"kernel": jnp.ones(2)}))
+      {'kernel': Array([0.5, 2. ], dtype=float32)}
+
     References:
       Pearlmutter, `Fast exact multiplication by the Hessian
       <https://doi.org/10.1162/neco.1994.6.1.147>`_, Neural Computation, 1994.
@@ -66,7 +87,6 @@ class Hessian:
     params: PyTree  # w, leaves of float32 or float64
     batches: PyTree  # arrays with a leading axis of B >= 1 batches
 
-    @jax.jit
     def __call__(self, vector: PyTree) -> PyTree:
         """H v.
 
@@ -79,14 +99,13 @@ class Hessian:
         Raises:
           ValueError: if the leaves of batches differ in length or hold no batch.
         """
+        return _mean_product(self, vector)
 
-        def product(batch):
-            def gradient(params):
-                return jax.grad(self.loss_fn)(params, batch)
+    def _product(self, batch: PyTree, vector: PyTree) -> PyTree:
+        def gradient(params):
+            return jax.grad(self.loss_fn)(params, batch)
 
-            return jax.jvp(gradient, (self.params,), (vector,))[1]
-
-        return _mean(product, self.batches, like=self.params)
+        return jax.jvp(gradient, (self.params,), (vector,))[1]
 
 
 @jax.tree_util.register_dataclass
@@ -103,8 +122,8 @@ class GaussNewton:
     comes to fit the data. Unlike the Hessian it is positive semidefinite at any params,
     if the loss is convex in the outputs, as cross-entropy and squares are.
 
-    Everything else is as for :class:`Hessian`: the batches, the cost, the precision,
-    and what becomes of it under ``jit``.
+    Everything else is as for :class:`Hessian`: the batches and the loop over them, the
+    cost, the precision, and what becomes of it under ``jit``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,7 +156,6 @@ class GaussNewton:
     params: PyTree  # w, leaves of float32 or float64
     batches: PyTree  # arrays with a leading axis of B >= 1 batches
 
-    @jax.jit
     def __call__(self, vector: PyTree) -> PyTree:
         """G v.
 
@@ -150,76 +168,113 @@ class GaussNewton:
         Raises:
           ValueError: if the leaves of batches differ in length or hold no batch.
         """
+        return _mean_product(self, vector)
 
-        def product(batch):
-            def model(params):
-                return self.model_fn(params, batch)
-
-            def gradient(outputs):
-                return jax.grad(self.loss_fn)(outputs, batch)
-
-            outputs, tangent = jax.jvp(model, (self.params,), (vector,))
-            curved = jax.jvp(gradient, (outputs,), (tangent,))[1]
-            return jax.vjp(model, self.params)[1](curved)[0]
-
-        return _mean(product, self.batches, like=self.params)
-
-    @jax.jit
-    def diagonal(self) -> PyTree:
+    def diagonal(self, *, chunk: int | None = None) -> PyTree:
         """The diagonal of G, exactly.
 
-        One example at a time, for the price of about one gradient per output and in the
-        memory of one example's Jacobian. (Random probes, v * G v for random signs v,
-        do not replace it: a thousand leave an error of half the diagonal's norm in a
-        64-128-64-10 network, too much to prune by.)
+        For the price of about one gradient per output of every example. (Random probes,
+        v * G v for random signs v, do not replace it: a thousand leave an error of half
+        the diagonal's norm in a 64-128-64-10 network, too much to prune by.)
 
         It asks for more than a product does: the batches' second axis must run over
         examples, and the loss be the mean of the losses of single examples.
 
+        Args:
+          chunk: how many examples are taken at once, at the price of memory for chunk
+            times outputs times parameters floats. By default as many as fit in 2^26
+            floats (256 MB in float32), but at least one. Convolutions on a CPU are
+            fastest one by one.
+
         Returns:
-          Pytree with the structure, shapes and dtypes of params.
+          Pytree with the structure, shapes, dtypes and shardings of params.
 
         Raises:
           ValueError: if the leaves of batches differ in length or hold no batch, or if
-            those of a batch differ in length or hold no example.
+            those of a batch differ in length or hold no example; if chunk is below 1.
+          TypeError: if chunk is not an integer.
         """
-
-        def term(example):
-            batch = jax.tree.map(lambda x: x[None], example)
-
-            outputs = self.model_fn(self.params, batch)
-
-            def model(params):
-                return jnp.ravel(self.model_fn(params, batch))
-
-            def loss(flat_outputs):
-                return self.loss_fn(flat_outputs.reshape(outputs.shape), batch)
-
-            jacobian = jax.jacrev(model)(self.params)
-            curvature = jax.hessian(loss)(jnp.ravel(outputs))
-            return jax.tree.map(
-                lambda j: jnp.sum(j * jnp.tensordot(curvature, j, 1), axis=0), jacobian
-            )
-
-        def mean_term(batch):
-            return _mean(term, batch, like=self.params)
-
-        return _mean(mean_term, self.batches, like=self.params)
-
-
-def _mean(term: Callable[[PyTree], PyTree], stack: PyTree, like: PyTree) -> PyTree:
-    """The mean of term(x) over the entries x of a stack, one after another."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(stack)]
-    lengths = {shape[:1] for shape in shapes}
-    if len(lengths) != 1 or lengths <= {(), (0,)}:
-        raise ValueError(
-            "batches must have leaves with a leading axis of one length >= 1, "
-            f"got shapes {shapes}"
+        number = stack_length("batches", self.batches)
+        examples = stack_length(
+            "batches", jax.eval_shape(lambda b: jax.tree.map(_first, b), self.batches)
         )
-    ((length,),) = lengths
+        if chunk is None:
+            chunk = self._chunk()
+        check_integer("chunk", chunk, "an integer >= 1", lambda n: n >= 1)
+        starts = np.arange(0, examples, min(chunk, examples), dtype=np.int32)
+        offsets = np.arange(min(chunk, examples), dtype=np.int32)
+        stack = (
+            np.repeat(np.arange(number, dtype=np.int32), len(starts)),
+            np.tile(starts[:, None] + offsets, (number, 1)),
+        )
+        zeros = jax.tree.map(jnp.zeros_like, self.params)
+        return scan(_add_diagonal, (self, number * examples), zeros, stack)[0]
 
-    def add(total, x):
-        return optax.tree.add(total, term(x)), None
+    def _chunk(self) -> int:
+        example = jax.tree.map(lambda x: x[:1], jax.tree.map(_first, self.batches))
+        outputs = jax.eval_shape(self.model_fn, self.params, example).size
+        parameters = sum(math.prod(jnp.shape(w)) for w in jax.tree.leaves(self.params))
+        return max(1, JACOBIAN_SIZE // (outputs * parameters))
 
-    total, _ = scan(add, optax.tree.zeros_like(like), stack)
-    return optax.tree.scale(1 / length, total)
+    def _product(self, batch: PyTree, vector: PyTree) -> PyTree:
+        def model(params):
+            return self.model_fn(params, batch)
+
+        def gradient(outputs):
+            return jax.grad(self.loss_fn)(outputs, batch)
+
+        outputs, tangent = jax.jvp(model, (self.params,), (vector,))
+        curved = jax.jvp(gradient, (outputs,), (tangent,))[1]
+        return jax.vjp(model, self.params)[1](curved)[0]
+
+    def _diagonal_of(self, example: PyTree) -> PyTree:
+        """The diagonal of one example's Gauss-Newton matrix."""
+        batch = jax.tree.map(lambda x: x[None], example)
+        outputs = self.model_fn(self.params, batch)
+
+        def model(params):
+            return jnp.ravel(replicated(self.model_fn(params, batch)))
+
+        def loss(flat_outputs):
+            return self.loss_fn(flat_outputs.reshape(outputs.shape), batch)
+
+        jacobian = jax.jacrev(model)(self.params)
+        curvature = jax.hessian(loss)(jnp.ravel(outputs))
+        return jax.tree.map(
+            lambda j: jnp.sum(j * jnp.tensordot(curvature, j, 1), axis=0), jacobian
+        )
+
+
+def _mean_product(operator: Hessian | GaussNewton, vector: PyTree) -> PyTree:
+    """The mean of an operator's products over its batches."""
+    number = stack_length("batches", operator.batches)
+    constants = (dataclasses.replace(operator, batches=None), vector, number)
+    zeros = jax.tree.map(jnp.zeros_like, operator.params)
+    return scan(_add_product, constants, zeros, operator.batches)[0]
+
+
+def _add_product(constants: PyTree, total: PyTree, batch: PyTree):
+    operator, vector, number = constants
+    product = operator._product(batch, vector)
+    return jax.tree.map(lambda t, p: t + p / number, total, product), None
+
+
+def _add_diagonal(constants: PyTree, total: PyTree, where: tuple[jax.Array, jax.Array]):
+    """Adds the terms of some examples of a batch; positions beyond the last count 0."""
+    operator, number = constants
+    batch, positions = where
+    stacks = jax.tree.map(lambda x: replicated(x[batch]), operator.batches)
+    last = len(jax.tree.leaves(stacks)[0]) - 1
+    terms = jax.vmap(operator._diagonal_of)(
+        jax.tree.map(lambda x: x[jnp.minimum(positions, last)], stacks)
+    )
+
+    def add(sum_, term):
+        weights = jnp.where(positions <= last, 1 / number, 0).astype(term.dtype)
+        return sum_ + jnp.tensordot(weights, term, 1)
+
+    return jax.tree.map(add, total, terms), None
+
+
+def _first(x: jax.Array) -> jax.Array:
+    return x[0]

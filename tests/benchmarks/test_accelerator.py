@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from benchmarks import accelerator, optimizer_step, train_step
-from experiments import train
 from experiments.analyses import _authors as authors
-from experiments.training import logger
+from experiments.training import session
+from experiments.training.directory import read_metrics
 from experiments.training.presets import PRESETS
 
 # Four calls of the command: the first two do one piece each, the third an epoch of the
@@ -67,7 +67,7 @@ def test_each_call_goes_on_where_the_one_before_stopped(dry_run):
     assert names == [first, *(f"run: {name}" for name in accelerator.RUNS)]
     for kind in ("optimizer step", "training step"):
         assert printed.count(f"{kind}: digits-mlp") == 1
-    rows = logger.read_metrics(output / accelerator.RUNS[0])
+    rows = read_metrics(output / accelerator.RUNS[0])
     assert [row["epoch"] for row in rows] == [1, 2]
 
 
@@ -152,7 +152,7 @@ def test_a_piece_that_fails_is_reported_and_not_tried_again(
         if kind == "optimizer step":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GB\ndetails")
         if name == accelerator.RUNS[0]:
-            raise train.DivergedError("the training loss became nan")
+            raise session.DivergedError("the training loss became nan")
         return [{"name": name}]
 
     monkeypatch.setattr(accelerator, "perform", perform)

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from benchmarks import optimizer_step, train_step
+from experiments.training.config import Grda
 from optax_grda import grda
 
 
@@ -22,7 +23,7 @@ def test_several_optimizer_steps_in_one_call_are_the_same_steps():
 
 
 def test_training_steps_keep_the_weights_dense_and_near_their_start():
-    config = train_step.preset("digits-mlp", optimizer="grda", batch_size=8)
+    config = train_step.preset("digits-mlp", method=Grda(), batch_size=8)
     stepper = train_step.Stepper(config, train_step.random_batch(config), steps=20)
     stepper.start()
     start = jax.tree.map(np.asarray, stepper.state.params)

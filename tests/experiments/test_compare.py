@@ -13,7 +13,7 @@ import pytest
 
 from experiments.compare import Options, main
 from experiments.training.config import Config
-from experiments.training.logger import read_metrics
+from experiments.training.directory import read_metrics
 
 FIGURES = ("training_curves", "sparsity_by_layer", "first_layer")
 

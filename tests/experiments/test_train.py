@@ -25,10 +25,9 @@ from experiments.training import config as configs
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config
 from experiments.training.devices import data_mesh
-from experiments.training.logger import MetricsFile, read_metrics
+from experiments.training.directory import MetricsFile, read_metrics
 from experiments.training.presets import PRESETS
-from experiments.training.results import read_results
-from experiments.training.sources import MemorySource
+from experiments.training.runs import read_results
 
 CONFIG = Config(epochs=40)
 STEPS = 45  # an epoch of the digits

@@ -58,7 +58,7 @@ def layers(draw):
     return tree, groups
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=12)
 @given(layers(), st.floats(0, 2), st.sampled_from([0.0, 0.3, 1.0]))
 def test_agrees_with_loops_over_units(layers, threshold, share):
     tree, groups = layers
@@ -89,6 +89,36 @@ def test_elementwise_alone_is_the_soft_threshold():
     kernel = jax.random.normal(jax.random.key(0), (4, 8))
     by_unit = proximal.groups(lambda path, shape: ("layer", 0), elementwise=1.0)
     np.testing.assert_array_equal(by_unit(kernel, 0.5), soft_threshold(kernel, 0.5))
+
+
+def test_stacked_layers_have_units_of_their_own():
+    """As for layers that a scan runs over: each layer as if it stood alone."""
+    rng = np.random.default_rng(0)
+    stacked = {
+        "kernel": jnp.asarray(rng.standard_normal((2, 5, 3)), jnp.float32),
+        "gate": jnp.asarray(rng.standard_normal((3, 4, 2)), jnp.float32),
+        "bias": jnp.asarray(rng.standard_normal((2, 3)), jnp.float32),
+    }
+    axes = {"kernel": (0, -1), "gate": (2, 0), "bias": (0, 1)}
+    together = jax.jit(proximal.groups(lambda path, shape: ("layer", axes[path])))(
+        stacked, 0.9
+    )
+    alone = jax.jit(
+        proximal.groups(lambda path, shape: ("layer", 0 if path == "gate" else -1))
+    )
+    for number in range(2):
+        expected = alone(
+            {
+                "kernel": stacked["kernel"][number],
+                "gate": stacked["gate"][:, :, number],
+                "bias": stacked["bias"][number],
+            },
+            0.9,
+        )
+        np.testing.assert_allclose(together["kernel"][number], expected["kernel"])
+        np.testing.assert_allclose(together["gate"][:, :, number], expected["gate"])
+        np.testing.assert_allclose(together["bias"][number], expected["bias"])
+    assert 0 < np.mean(together["bias"] == 0) < 1
 
 
 def channels(path, shape):
@@ -186,6 +216,10 @@ def test_proximal_can_be_static_under_inject_hyperparams():
         (
             lambda path, shape: (path, 4),
             r"an axis of conv/bias, of shape \(4,\): got 4",
+        ),
+        (
+            lambda path, shape: (path, (0, -1)),
+            r"an axis of conv/bias, of shape \(4,\): got \(0, -1\)",
         ),
     ],
 )

@@ -168,7 +168,7 @@ def test_zero_groups_stay_zero_with_zero_derivatives(dtype, threshold):
     assert np.isfinite(slope_threshold)
 
 
-@pytest.mark.parametrize("scale", [1e-35, 1e-25, 1.0, 1e25, 5e37])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25, 5e37])
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_group_soft_threshold_neither_overflows_nor_underflows(scale, dtype):
     x = jnp.array([[3.0, 0.0], [-4.0, 1e-3]], dtype)

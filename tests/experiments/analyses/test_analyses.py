@@ -20,12 +20,12 @@ from experiments.analyses._curvature import hessian
 from experiments.analyses._files import read_analyses
 from experiments.compare import Options as CompareOptions
 from experiments.compare import main as compare
-from experiments.train import Options, train
-from experiments.training import results, runs
-from experiments.training.config import Config
+from experiments.training import runs
+from experiments.training.config import Config, Grda, Sgd
 from experiments.training.devices import data_mesh
 from experiments.training.presets import PRESETS
 from experiments.training.runs import find_pairs
+from experiments.training.session import train
 from optax_grda import sparsity_report
 from optax_grda.packing import unpack
 
@@ -52,20 +52,17 @@ def convolutional(tmp_path_factory, tiny_vgg, tiny_images):
         augmentation="crop-flip",
         batch_size=16,
         epochs=2,
-        c=1.0,
     )
     mesh = data_mesh(jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.train.data_mesh", lambda: mesh)
+        patch.setattr("experiments.training.session.data_mesh", lambda: mesh)
         return [
             train(
-                Options(
-                    dataclasses.replace(config, optimizer=optimizer),
-                    output=runs / optimizer,
-                    checkpoint_every=1,
-                )
+                dataclasses.replace(config, method=method),
+                runs / method.name,
+                checkpoint_every=1,
             )
-            for optimizer in ("sgd", "grda")
+            for method in (Sgd(), Grda(c=1.0))
         ]
 
 
@@ -154,7 +151,7 @@ def test_runs_that_differ_in_what_is_thresholded_are_still_twins(
     sgd, grda = convolutional
     other = shutil.copytree(grda, tmp_path / "units")
     fields = json.loads((other / "config.json").read_text())
-    fields |= {"optimizer": "target-sparsity", "sparsity": 0.8, "groups": "units"}
+    fields["method"] = {"name": "target", "sparsity": 0.8, "groups": "units"}
     (other / "config.json").write_text(json.dumps(fields))
     (pair,) = find_pairs([sgd, other])
     assert pair.describe()["label"] == "target 80 %, units"
@@ -525,7 +522,7 @@ def test_analyses_of_the_papers_networks_stand_beside_the_authors(analyses):
 
 
 def test_a_seed_counts_once_among_results(digits, convolutional):
-    sgd, grda = results.read_results([digits])
+    sgd, grda = runs.read_results([digits])
     layers = [{"kernel": sparsity} for sparsity in (0.1, 0.2, 0.3)]
     three = dataclasses.replace(
         grda,
@@ -536,21 +533,21 @@ def test_a_seed_counts_once_among_results(digits, convolutional):
         sparsity_by_layer=layers,
     )
     one = dataclasses.replace(three, seeds=[1, 5, 2])
-    merged = results._merge([three, one])
+    merged = runs._merge([three, one])
     assert merged.seeds == [0, 1, 2, 5]
     assert merged.test_accuracy == [0.7, 0.8, 0.9, 0.8]
     assert merged.layers() == pytest.approx({"kernel": 0.2})
     assert {row["seed"] for row in merged.metrics} == {0}
     other = dataclasses.replace(sgd.config, batch_size=64)
     sgds = [sgd, dataclasses.replace(sgd, config=other)]
-    labels = [result.label for result in results._labelled(sgds)]
+    labels = [result.label for result in runs._labelled(sgds)]
     assert labels == ["SGD, batch_size 32", "SGD, batch_size 64"]
-    assert "points" not in results.headline([sgds[1], grda])  # no twin
-    assert "points below SGD" in results.headline([sgds[1], sgd, grda])
+    assert "points" not in runs.headline([sgds[1], grda])  # no twin
+    assert "points below SGD" in runs.headline([sgds[1], sgd, grda])
 
 
 def test_results_of_the_paper_stand_beside_the_authors(convolutional, monkeypatch):
-    (result,) = results.read_results(convolutional[1:])
+    (result,) = runs.read_results(convolutional[1:])
     config = dataclasses.replace(
         PRESETS["cifar10-vgg16-mu0.6"], dataset="data/cifar10.npz", seed=3
     )
@@ -591,12 +588,14 @@ def test_a_browser_draws_the_report_without_complaints(convolutional, tmp_path):
 
 
 def test_several_settings_have_a_curve_and_a_row_each(digits, tmp_path):
-    (sgd, grda) = results.read_results([digits])
+    (sgd, grda) = runs.read_results([digits])
     settings = [
-        dataclasses.replace(grda, config=dataclasses.replace(grda.config, mu=mu))
+        dataclasses.replace(
+            grda, config=dataclasses.replace(grda.config, method=Grda(mu=mu))
+        )
         for mu in (0.6, 0.7)
     ]
-    several = results._labelled([sgd, *settings])
+    several = runs._labelled([sgd, *settings])
     labels = ["SGD", "gRDA, c = 0.05, μ = 0.6", "gRDA, c = 0.05, μ = 0.7"]
     assert [row["method"] for row in report.table(several)] == labels
     curves, _, tradeoff = report.run_pictures(several, ())

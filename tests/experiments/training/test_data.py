@@ -1,9 +1,11 @@
-"""Tests of experiments.data."""
+"""Tests of experiments.training.data."""
 
+import dataclasses
 import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import sklearn.datasets
 from PIL import Image
 
 from experiments.training import data
+from experiments.training.errors import UserError
 
 
 def images(n, shape=(4, 4, 3), seed=0):
@@ -154,7 +157,7 @@ def test_tfds_directory_in_another_format_says_how_to_convert_it(write_tfds, tmp
 
 def test_without_tfds_the_error_offers_npz_files(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"pip install .* \.npz file"):
+    with pytest.raises(UserError, match=r"pip install .* \.npz file"):
         data.load("cifar10")
 
 
@@ -193,43 +196,76 @@ FLOATS = images(6).astype(np.float32) / 255
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "message"),
     [
-        ({"test_labels": None}, ValueError, "test_labels missing"),
-        ({"train_images": images(6) * 1.0}, TypeError, "train_images .* float64"),
+        ({"test_labels": None}, "test_labels missing"),
+        ({"train_images": images(6) * 1.0}, "train_images .* float64"),
+        ({"train_images": images(6, (4, 4))}, r"train_images .* \(6, 4, 4\)"),
+        ({"test_images": images(0)}, r"test_images .* \(0, 4, 4, 3\)"),
+        ({"train_images": FLOATS * 2}, r"train_images .* \[0, 1\]"),
+        ({"train_images": FLOATS * np.float32("nan")}, "train_images .* nan"),
+        ({"test_images": images(3, (4, 5, 3))}, r"like .* got \(4, 5, 3\)"),
+        ({"train_images": FLOATS}, "like .* float32: got .* uint8"),
+        ({"train_labels": np.zeros(6)}, "train_labels .* float64"),
+        ({"train_labels": np.arange(3)}, r"train_labels .* \(3,\)"),
+        ({"test_labels": np.array([0, -1, 0])}, "test_labels .* from -1"),
+        ({"test_labels": np.array([0, 3, 0])}, r"\[0, 3\), .* to 3"),
+        ({"class_names": np.array(["a", "b"])}, r"\[0, 2\), .* to 2"),
+        ({"test_labels": np.array([0, 1, None])}, "allow_pickle"),
+        # As int32 these would be valid classes.
+        ({"test_labels": np.array([0, 2**32 + 1, 0])}, r"\[0, 3\), .* to 4294967297"),
+        ({"train_labels": np.full(6, 2**64 - 1, np.uint64)}, "largest is 184467440737"),
+        # More classes than images are a mistake, unless they are said.
         (
-            {"train_images": images(6, (4, 4))},
-            ValueError,
-            r"train_images .* \(6, 4, 4\)",
+            {"train_labels": np.array([0, 1, 2, 0, 1, 6])},
+            "below their number, 6, unless",
         ),
-        ({"test_images": images(0)}, ValueError, r"test_images .* \(0, 4, 4, 3\)"),
-        ({"train_images": FLOATS * 2}, ValueError, r"train_images .* \[0, 1\]"),
-        (
-            {"train_images": FLOATS * np.float32("nan")},
-            ValueError,
-            r"train_images .* nan",
-        ),
-        ({"test_images": images(3, (4, 5, 3))}, ValueError, r"like .* got \(4, 5, 3\)"),
-        ({"train_images": FLOATS}, ValueError, "like .* float32: got .* uint8"),
-        ({"train_labels": np.zeros(6)}, TypeError, "train_labels .* float64"),
-        ({"train_labels": np.zeros(5, int)}, ValueError, r"train_labels .* \(5,\)"),
-        ({"test_labels": np.array([0, -1, 0])}, ValueError, "test_labels .* from -1"),
-        ({"test_labels": np.array([0, 3, 0])}, ValueError, r"\[0, 3\), .* to 3"),
-        ({"class_names": np.array(["a", "b"])}, ValueError, r"\[0, 2\), .* to 2"),
-        ({"test_labels": np.array([0, 1, None])}, ValueError, "allow_pickle"),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+    ids=str,
 )
-def test_npz_file_is_checked(tmp_path, changes, error, message):
+def test_npz_file_is_checked(tmp_path, changes, message):
     path = write_npz(tmp_path / "mine.npz", **changes)
-    with pytest.raises(error, match=message):
+    with pytest.raises(UserError, match=message):
         data.load(path)
+
+
+def test_more_classes_than_images_are_fine_where_they_are_named(tmp_path):
+    changes = {"train_labels": np.arange(6) + 4, "class_names": np.arange(10)}
+    assert data.load(write_npz(tmp_path / "mine.npz", **changes)).num_classes == 10
+
+
+def test_an_archive_that_is_cut_or_damaged_is_named(tmp_path):
+    path = tmp_path / "mine.npz"
+    whole = Path(write_npz(path)).read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:300] + b"damage" + whole[306:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"mine\.npz must"):
+            data.load(str(path))
+
+
+def test_batches_follow_the_order_and_the_last_may_be_smaller():
+    dataset = dataclasses.replace(data.load("digits"), name="few")
+    order = np.array([7, 3, 5, 1, 9])
+    batches = list(dataset.batches(order, 2))
+    assert [len(batch["label"]) for batch in batches] == [2, 2, 1]
+    for name in ("image", "label"):
+        joined = np.concatenate([batch[name] for batch in batches])
+        np.testing.assert_array_equal(joined, getattr(dataset, f"train_{name}s")[order])
+
+
+def test_evaluation_fills_its_last_batch_with_images_that_do_not_count():
+    dataset = data.load("digits")
+    batches = list(dataset.evaluation("test", 100))
+    assert [len(batch["label"]) for batch in batches] == [100] * 4
+    assert [batch["weight"].sum() for batch in batches] == [100, 100, 100, 60]
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels[:360], dataset.test_labels)
 
 
 def test_file_that_is_no_npz_archive_is_refused(tmp_path):
     path = tmp_path / "mine.npz"
     path.write_bytes(b"not a zip archive")
-    with pytest.raises(ValueError, match=r"must be an \.npz file"):
+    with pytest.raises(UserError, match=r"must be an \.npz file"):
         data.load(str(path))
 
 
@@ -244,5 +280,5 @@ def test_missing_npz_file_says_where_and_what(tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"digits.*cifar10.*\.npz, got 'svhn'"):
+    with pytest.raises(UserError, match=r"digits.*cifar10.*\.npz, got 'svhn'"):
         data.load("svhn")

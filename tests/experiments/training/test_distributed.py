@@ -22,8 +22,7 @@ from experiments.train import Options, main, run_directory, train
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config
 from experiments.training.devices import any_process, data_mesh, start_processes
-from experiments.training.logger import read_metrics
-from experiments.training.trainer import Trainer
+from experiments.training.directory import read_metrics
 
 CONFIG = Config(epochs=8)
 

@@ -1,6 +1,6 @@
-"""Tests of experiments.optimizer."""
+"""Tests of experiments.training.optimizer."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.training.config import Config
-from experiments.training.optimizer import learning_rates, make_optimizer, make_proximal
+from experiments.training.config import Adam, Config, Grda, Momentum, Sgd, Target
+from experiments.training.optimizer import (
+    learning_rates,
+    make_optimizer,
+    make_proximal,
+    make_weights,
+)
 from experiments.training.presets import PRESETS
-from experiments.training.trainer import Trainer
-from optax_grda import grda_params, sparsity_ramp, target_sparsity
+from experiments.training.trainer import make_trainer
+from optax_grda import proximal, sparsity_ramp, target_sparsity
 
 
 def test_a_constant_learning_rate_stays():
@@ -61,30 +66,21 @@ def unit_steps(config, steps_per_epoch, steps):
 
 
 def test_every_step_of_an_epoch_has_the_epochs_learning_rate():
-    config = Config(optimizer="sgd", schedule="garipov", epochs=10)
+    config = Config(method=Sgd(), schedule="garipov", epochs=10)
     moved = unit_steps(config, steps_per_epoch=3, steps=30)
     expected = np.repeat(learning_rates(config), 3)
     np.testing.assert_allclose(moved, expected, rtol=1e-6)  # float32's 6e-8, twice
 
 
-@pytest.mark.usefixtures("standard_promotion")
-def test_accumulated_steps_move_at_their_epochs_learning_rate():
-    config = Config(optimizer="sgd", schedule="garipov", epochs=10, accumulation=2)
-    moved = unit_steps(config, steps_per_epoch=6, steps=60).reshape(10, 3, 2)
-    np.testing.assert_array_equal(moved[..., 0], 0)
-    expected = np.broadcast_to(learning_rates(config)[:, None], (10, 3))
-    np.testing.assert_allclose(moved[..., 1], expected, rtol=1e-6)
-
-
 def test_momentum_is_sgd_with_momentum_of_nine_tenths():
-    config = Config(optimizer="momentum", learning_rate=1.0, epochs=1)
+    config = Config(method=Momentum(), learning_rate=1.0, epochs=1)
     moved = unit_steps(config, steps_per_epoch=3, steps=3)
     np.testing.assert_allclose(moved, [1, 1.9, 2.71], rtol=1e-6)
 
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_adam_moves_by_the_learning_rate_where_gradients_are_equal():
-    config = Config(optimizer="adam", learning_rate=0.01, epochs=1)
+    config = Config(method=Adam(), learning_rate=0.01, epochs=1)
     moved = unit_steps(config, steps_per_epoch=3, steps=3)
     # 1 - 0.999 ** n loses four digits of float32's seven.
     np.testing.assert_allclose(moved, 0.01, rtol=1e-3)
@@ -127,67 +123,68 @@ def test_the_threshold_follows_the_paper_through_a_whole_run(preset):
         assert thresholds[after - 1] == pytest.approx(expected, abs=5.1e-6)
 
 
-@pytest.mark.parametrize(("field", "value"), [("c", -1.0), ("mu", 2.0), ("mu", 0.0)])
-def test_invalid_options_of_grda_fail_when_it_is_made(field, value):
-    config = dataclasses.replace(Config(), **{field: value})
-    with pytest.raises(ValueError, match=f"{field} must be"):
-        make_optimizer(config, steps_per_epoch=1)
-
-
-def test_only_grda_and_target_sparsity_have_a_threshold():
+def test_grda_and_target_have_a_threshold_and_weights_of_their_state_alone():
     params = jnp.ones(3)
-    for name in ("sgd", "momentum", "adam", "grda", "target-sparsity"):
-        state = make_optimizer(Config(optimizer=name), 1).init(params)
+    for method in (Sgd(), Momentum(), Adam(), Grda(), Target()):
+        config = Config(method=method)
+        state = make_optimizer(config, 1).init(params)
         has_threshold = optax.tree.get(state, "threshold") is not None
-        assert has_threshold == (name in ("grda", "target-sparsity"))
+        makes_weights = make_weights(config) is not None
+        assert has_threshold == makes_weights == method.is_sparse
 
 
-@pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_target_is_there_after_half_of_all_updates(accumulation):
-    config = Config(
-        optimizer="target-sparsity",
-        sparsity=0.7,
-        schedule="garipov",
-        epochs=5,
-        accumulation=accumulation,
-    )
-    updates = 5 * 20
+def test_the_target_is_there_after_half_of_all_steps():
+    config = Config(method=Target(0.7), schedule="garipov", epochs=5)
+    steps = 5 * 20
     params = jax.random.normal(jax.random.key(0), (1000,))
 
-    def last_state(optimizer, steps):
+    @functools.partial(jax.jit, static_argnums=0)
+    def last_state(optimizer):
         def step(state, _):
             return optimizer.update(0.1 * params, state, params)[1], None
 
         return jax.lax.scan(step, optimizer.init(params), length=steps)[0]
 
-    made = make_optimizer(config, steps_per_epoch=20 * accumulation)
-    found = last_state(made, updates * accumulation)
+    found = last_state(make_optimizer(config, steps_per_epoch=20))
     rates = jnp.float32(np.repeat(learning_rates(config), 20))
-    expected = target_sparsity(lambda n: rates[n], sparsity_ramp(0.7, updates // 2))
-    expected = last_state(expected, updates)
+    expected = target_sparsity(lambda n: rates[n], sparsity_ramp(0.7, steps // 2))
+    expected = last_state(expected)
     assert optax.tree.get(found, "threshold") == expected.threshold
     assert expected.sparsity == pytest.approx(0.7, abs=0.01)
 
 
-@pytest.mark.parametrize("optimizer", ["grda", "target-sparsity"])
+def test_settings_may_be_traced():
+    params = jnp.ones(3)
+
+    def threshold(c):
+        optimizer = make_optimizer(Config(), 1, c=c)
+        return optimizer.update(params, optimizer.init(params), params)[1].threshold
+
+    thresholds = jax.jit(jax.vmap(threshold))(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(thresholds[1], 2 * thresholds[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("groups", ["units", "units-and-weights"])
-def test_groups_make_zeros_of_whole_hidden_units_or_of_both(groups, optimizer):
-    config = Config(optimizer=optimizer, groups=groups, c=0.0)
-    trainer = Trainer(config, num_classes=10, num_examples=64)
-    params = jax.jit(trainer.init)(0).params
+def test_groups_make_zeros_of_whole_hidden_units_or_of_both(groups):
+    config = Config(method=Grda(c=0.0, groups=groups))
+    rng, trainer = np.random.default_rng(0), make_trainer(config, 10, 64)
+    params = jax.tree.map(  # of units some of which are smaller than the threshold
+        lambda leaf: (
+            rng.standard_normal(leaf.shape, np.float32)
+            * np.linspace(0.05, 0.5, leaf.shape[-1], dtype=np.float32)
+        ),
+        jax.eval_shape(trainer.init, 0).params,
+    )
+    optimizer = make_optimizer(config, 1)
 
     @jax.jit
     def step(params):
-        made = trainer.optimizer
         zeros = jax.tree.map(jnp.zeros_like, params)
-        state = made.init(params)._replace(threshold=jnp.float32(0.2))
-        updates, state = made.update(zeros, state, params)
-        return optax.apply_updates(params, updates), state
+        state = optimizer.init(params)._replace(threshold=jnp.float32(0.2))
+        updates, state = optimizer.update(zeros, state, params)
+        return optax.apply_updates(params, updates), make_weights(config)(state, params)
 
-    updated, state = step(params)
-    proximal = make_proximal(config)
-    expected = jax.jit(lambda *args: grda_params(*args, proximal))(state, params)
+    updated, expected = step(params)
     first, _, head = (layer["kernel"] == 0 for layer in updated["layers"].values())
     dead = first.all(0)
     assert 0 < dead.mean() < 1
@@ -199,4 +196,4 @@ def test_groups_make_zeros_of_whole_hidden_units_or_of_both(groups, optimizer):
 
 
 def test_without_groups_every_weight_is_thresholded_by_itself():
-    assert make_proximal(Config(groups="none")) is None
+    assert make_proximal(Config()) is proximal.soft

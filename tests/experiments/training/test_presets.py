@@ -1,4 +1,4 @@
-"""Tests of experiments.presets."""
+"""Tests of experiments.training.presets."""
 
 import dataclasses
 import re
@@ -9,24 +9,10 @@ import pytest
 
 import models
 from experiments.training import data, presets
+from experiments.training.config import Grda, Sgd
 from experiments.training.optimizer import make_optimizer
-from experiments.training.presets import PRESETS
-from experiments.training.trainer import Trainer
-
-CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100} | {
-    "imagenet2012": 1000
-}
-TOTALS = {
-    ("vgg16", "cifar10"): 15_245_130,
-    ("wrn28x10", "cifar10"): 36_489_290,
-    ("wrn28x10", "cifar100"): 36_546_980,
-    ("resnet50", "imagenet2012"): 25_557_032,
-    ("keras-cnn", "cifar10"): 1_250_858,
-    ("small-cnn", "cifar10"): 41_874,
-    ("mnist-mlp", "mnist"): 407_050,
-    ("digits-wrn10x1", "digits"): 77_898,
-    ("digits-mlp", "digits"): 17_226,
-}
+from experiments.training.presets import PRESETS, preset_of
+from experiments.training.trainer import make_trainer
 
 
 def family(name):
@@ -44,58 +30,76 @@ def test_a_preset_names_what_exists_and_makes_its_optimizer(name):
     make_optimizer(config, steps_per_epoch=1)
 
 
-def test_every_network_has_the_papers_number_of_parameters():
-    used = {(config.model, config.dataset) for config in PRESETS.values()}
-    assert used == TOTALS.keys()
-    for (model, dataset), total in TOTALS.items():
-        config = next(
-            config
-            for config in PRESETS.values()
-            if (config.model, config.dataset) == (model, dataset)
-        )
-        state = jax.eval_shape(Trainer(config, CLASSES[dataset], 1).init, 0)
-        assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == total
+def test_every_network_has_its_data():
+    # Numbers of parameters are those of tests/models/test_registry.py.
+    assert {(config.model, config.dataset) for config in PRESETS.values()} == {
+        *(("vgg16", "cifar10"), ("wrn28x10", "cifar10"), ("wrn28x10", "cifar100")),
+        *(("resnet50", "imagenet2012"), ("keras-cnn", "cifar10")),
+        *(("small-cnn", "cifar10"), ("mnist-mlp", "mnist")),
+        *(("digits-wrn10x1", "digits"), ("digits-mlp", "digits")),
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "protocol"),
+    ("name", "c", "protocol"),
     [
         (
             "cifar10-vgg16",
-            {"learning_rate": 0.1, "batch_size": 128, "epochs": 600, "c": 0.0005}
+            0.0005,
+            {"learning_rate": 0.1, "batch_size": 128, "epochs": 600}
             | {"schedule": "garipov", "augmentation": "flip-crop"},
         ),
         (
             "cifar10-wrn28x10",
-            {"learning_rate": 0.1, "batch_size": 128, "epochs": 200, "c": 0.001}
+            0.001,
+            {"learning_rate": 0.1, "batch_size": 128, "epochs": 200}
             | {"schedule": "garipov", "augmentation": "crop-flip"},
         ),
         (
             "cifar100-wrn28x10",
-            {"learning_rate": 0.1, "batch_size": 128, "epochs": 200, "c": 0.001}
+            0.001,
+            {"learning_rate": 0.1, "batch_size": 128, "epochs": 200}
             | {"schedule": "garipov", "augmentation": "crop-flip"},
         ),
-        ("imagenet-resnet50", {"learning_rate": 0.1, "batch_size": 256}),
-        ("imagenet-resnet50-c", {"schedule": "constant", "epochs": 147}),
-        ("imagenet-resnet50-step140", {"schedule": "step-141", "epochs": 153}),
-        ("imagenet-resnet50-step30", {"schedule": "step-30", "epochs": 121}),
+        ("imagenet-resnet50", None, {"learning_rate": 0.1, "batch_size": 256}),
+        ("imagenet-resnet50-c", None, {"schedule": "constant", "epochs": 147}),
+        ("imagenet-resnet50-step140", None, {"schedule": "step-141", "epochs": 153}),
+        ("imagenet-resnet50-step30", None, {"schedule": "step-30", "epochs": 121}),
         (
             "cifar10-keras-cnn",
-            {"learning_rate": 0.005, "batch_size": 10, "epochs": 100, "c": 0.005}
+            0.005,
+            {"learning_rate": 0.005, "batch_size": 10, "epochs": 100}
             | {"schedule": "constant", "augmentation": "none"},
         ),
         (
             "mnist-mlp",
-            {"learning_rate": 0.005, "batch_size": 128, "epochs": 150, "c": 0.013}
+            0.013,
+            {"learning_rate": 0.005, "batch_size": 128, "epochs": 150}
             | {"schedule": "constant", "augmentation": "none"},
         ),
     ],
 )
-def test_a_family_follows_its_protocol(name, protocol):
-    for config in family(name).values():
-        assert dataclasses.asdict(config).items() >= protocol.items()
+def test_a_family_follows_its_protocol(name, c, protocol):
+    for row, config in family(name).items():
+        assert vars(config).items() >= protocol.items()
         assert config.dtype == "float32"
         assert config.accumulation == 1
+        if not isinstance(config.method, Grda):
+            assert (row, config.method) == (f"{name}-sgd", Sgd())
+        elif c is not None:
+            assert config.method.c == c
+
+
+def test_a_run_is_known_by_its_protocol():
+    for name in ("cifar10-vgg16-mu0.7", "imagenet-resnet50-step30-c0.003-mu0.7"):
+        run = dataclasses.replace(PRESETS[name], seed=3, dtype="bfloat16")
+        assert preset_of(run) == name
+        run = dataclasses.replace(run, dataset=f"data/{run.dataset}.npz")
+        assert preset_of(run) == name
+        assert preset_of(dataclasses.replace(run, batch_size=64)) is None
+    # The setting of a threshold is none of SGD's: one twin serves a family.
+    sgd = dataclasses.replace(PRESETS["cifar10-vgg16-mu0.7"], method=Sgd())
+    assert preset_of(sgd) == "cifar10-vgg16-sgd"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_a_family_follows_its_protocol(name, protocol):
     [("cifar10-vgg16", 50_000, 391), ("mnist-mlp", 60_000, 469)],
 )
 def test_the_last_batch_is_kept(name, images, steps):
-    assert Trainer(PRESETS[name], 10, images).steps_per_epoch == steps
+    assert make_trainer(PRESETS[name], 10, images).steps_per_epoch == steps
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_the_last_batch_is_kept(name, images, steps):
 )
 def test_a_family_has_a_row_for_every_mu(name, mus):
     for mu in mus:
-        assert PRESETS[f"{name}-mu{mu}"].mu == mu
+        assert PRESETS[f"{name}-mu{mu}"].method.mu == mu
     assert len(family(name)) == len(mus) + 2  # its headline and its SGD twin
 
 
@@ -140,17 +144,15 @@ def test_a_familys_name_is_its_headline_and_its_twin_differs_by_the_optimizer(
 ):
     assert PRESETS[name] == PRESETS[f"{name}-{headline}"]
     twin = PRESETS[f"{name}-sgd"]
-    assert twin.optimizer == "sgd"
+    assert twin.method == Sgd()
     for field in ("model", "dataset", "schedule", "epochs", "batch_size", "seed"):
         assert getattr(twin, field) == getattr(PRESETS[name], field)
 
 
 def test_twins_start_from_the_same_weights():
-    states = [
-        jax.jit(Trainer(PRESETS[name], 10, 1).init)(0)
-        for name in ("digits-mlp", "digits-mlp-sgd")
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *(state.params for state in states))
+    twins = [make_trainer(PRESETS[f"digits-mlp{end}"], 10, 1) for end in ("", "-sgd")]
+    params = jax.jit(lambda: [trainer.init(0).params for trainer in twins])()
+    jax.tree.map(np.testing.assert_array_equal, *params)
 
 
 def test_the_description_has_a_row_for_every_preset_of_the_paper():

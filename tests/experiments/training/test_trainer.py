@@ -1,47 +1,46 @@
-"""Tests of experiments.training, and of an epoch on one device and on eight."""
+"""Tests of experiments.training.trainer: steps whole and in parts, on many devices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
-from experiments.training import data
-from experiments.training.config import Config
+from experiments.training.config import Config, Grda, Sgd, Target
 from experiments.training.devices import data_mesh, replicated
-from experiments.training.sources import MemorySource
-from experiments.training.trainer import Metrics, Trainer
+from experiments.training.errors import UserError
+from experiments.training.trainer import Metrics, Trainer, make_trainer
+from models._layers import BatchNorm
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """The first 101 training and 37 test images of the digits."""
-    full = data.load("digits")
-    return dataclasses.replace(
-        full,
-        train_images=full.train_images[:101],
-        train_labels=full.train_labels[:101],
-        test_images=full.test_images[:37],
-        test_labels=full.test_labels[:37],
+class Tiny(nnx.Module):
+    """Classifies images of 2x2 pixels by one layer, perhaps with BatchNorm before."""
+
+    def __init__(self, rngs, norm=False):
+        self.norm = BatchNorm(4, decay=0.5, rngs=rngs) if norm else None
+        self.layer = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, images, rngs=None):
+        x = images.reshape(len(images), -1)
+        return self.layer(x if self.norm is None else self.norm(x))
+
+
+def tiny_trainer(num_examples=32, norm=False, **options):
+    return Trainer(
+        build=lambda rngs: Tiny(rngs, norm),
+        optimizer=optax.sgd(0.5),
+        num_examples=num_examples,
+        **{"batch_size": 32, "std": (0.5,)} | options,
     )
 
 
-def never():
-    return False
-
-
-def train(config, dataset, devices, epochs):
-    """The state, the loss of every step and the test loss of every epoch."""
-    mesh = data_mesh(jax.devices()[:devices])
-    source = MemorySource(config, dataset, mesh)
-    state = jax.jit(source.trainer.init, out_shardings=replicated(mesh))(config.seed)
-    losses, tested = [], []
-    for _ in range(epochs):
-        state, steps = source.epoch(state, never)
-        losses.append(np.asarray(steps.loss))
-        tested.append(float(source.evaluate(state).loss))
-    return state, np.concatenate(losses), tested
+def examples(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.random((n, 2, 2, 1), np.float32), rng.integers(0, 3, n, np.int32)
 
 
 def assert_close(tree, expected, **tolerances):
@@ -50,161 +49,105 @@ def assert_close(tree, expected, **tolerances):
     )
 
 
-# A step differs by some roundings of float32, 6e-8 each, where eight devices sum in
-# another order than one; training passes the difference on, and thirty steps of these
-# networks enlarge it less than a hundredfold.
-ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
+# Sums of float32 in another order: some roundings of 6e-8, which a few steps pass on.
+ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 
 
-@pytest.fixture(scope="module")
-def one_device(digits):
-    """What four epochs on one device give, in batches of 16 and a last one of 5."""
-    return train(Config(batch_size=16), digits, devices=1, epochs=4)
+@functools.cache
+def start(norm=False):
+    """The first state of the tiny network."""
+    return jax.jit(tiny_trainer(norm=norm).init)(0)
 
 
-def assert_same_run(run, expected):
-    state, losses, tested = run
-    expected_state, expected_losses, expected_tested = expected
-    np.testing.assert_allclose(losses, expected_losses, **ROUNDING)
-    np.testing.assert_allclose(tested, expected_tested, **ROUNDING)
-    assert_close(state.params, expected_state.params, **ROUNDING)
-    assert_close(state.batch_stats, expected_state.batch_stats, **ROUNDING)
+# On several devices
 
 
-def test_eight_devices_give_the_loss_curve_of_one(digits, one_device):
-    eight = train(Config(batch_size=16), digits, devices=8, epochs=4)
-    assert_same_run(eight, one_device)
-    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(eight[0]))
-
-
-def test_batches_that_do_not_divide_by_the_devices_give_the_same_curve(digits):
-    config = Config(batch_size=12)
-    one = train(config, digits, devices=1, epochs=4)
-    assert_same_run(train(config, digits, devices=8, epochs=4), one)
-
-
-def test_eight_devices_split_a_batch_and_sum_its_gradients(digits):
-    mesh = data_mesh()
-    trainer = Trainer(Config(batch_size=16), 10, 101, mesh)
-    state = jax.jit(trainer.init, out_shardings=replicated(mesh))(0)
-    arrays = (digits.train_images, digits.train_labels)
-    images, labels = jax.device_put(arrays, replicated(mesh))
-    step = jax.jit(trainer.train_step_at, out_shardings=replicated(mesh))
-    text = step.lower(state, images, labels, np.arange(16)).compile().as_text()
-    assert "all-reduce" in text
-    assert "f32[2,64]" in text  # each device has 2 of the 16 images
-    assert "f32[16,64]" not in text
-
-
-def test_batch_norm_on_eight_devices_has_the_statistics_of_the_whole_batch(
-    tiny_vgg, tiny_images
+@pytest.mark.parametrize("options", [{"norm": True}, {"accumulation": 2}])
+def test_eight_devices_train_as_one_does_batch_statistics_included(
+    options, monkeypatch
 ):
+    def in_order(self, key, epoch):  # a permutation takes a second to compile
+        return jnp.arange(self.num_examples)
+
+    monkeypatch.setattr(Trainer, "order", in_order)
+    # Of 38 images in batches of 16, the last has 6, which do not divide by the devices.
+    ends, programs = [], []
+    for devices in (1, 8):
+        mesh = data_mesh(jax.devices()[:devices])
+        sharding = replicated(mesh)
+        trainer = tiny_trainer(38, batch_size=16, mesh=mesh, **options)
+        images, labels = jax.device_put(examples(38), sharding)
+        state, losses = jax.device_put(start("norm" in options), sharding), []
+        epoch = jax.jit(trainer.train_epoch, out_shardings=sharding)
+        epoch = epoch.lower(state, images, labels).compile()
+        for _ in range(2):
+            state, steps = epoch(state, images, labels)
+            losses.append(steps.loss)
+        ends.append(jax.device_get((state.params, state.batch_stats, losses)))
+        programs.append(epoch.as_text())
+    assert_close(*ends, **ROUNDING)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+
+    # Each device computes logits of its images of a part, and no other's.
+    part = 16 // options.get("accumulation", 1)
+    assert f"f32[{part},3]" in programs[0]
+    assert f"f32[{part // 8},3]" in programs[1]
+    assert f"f32[{part},3]" not in programs[1]
+    assert "all-reduce" in programs[1]
+
+
+# In parts
+
+
+@pytest.mark.parametrize(("size", "parts"), [(32, 2), (29, 5), (3, 5), (1, 2)])
+def test_a_batch_in_parts_steps_as_the_whole_does(size, parts, monkeypatch):
+    def augment(key, images, order):  # which sees the whole batch
+        rows = jnp.arange(len(images), dtype=jnp.float32) / len(images)
+        return images * rows.reshape(-1, 1, 1, 1)
+
+    monkeypatch.setattr("experiments.training.trainer.augment", augment)
+    whole, accumulated = (tiny_trainer(accumulation=number) for number in (1, parts))
+    batch = examples(size)
+    expected, metrics = jax.jit(whole.train_step)(start(), *batch)
+    state, found = jax.jit(accumulated.train_step)(start(), *batch)
+    assert_close(state.params, expected.params, **ROUNDING)
+    assert_close(found, metrics, **ROUNDING)
+    assert state.step == expected.step == 1
+
+
+def test_batch_norm_sees_the_parts_one_after_the_other():
+    trainer = tiny_trainer(norm=True, accumulation=2)
+    images, labels = examples(9)
+    state, _ = jax.jit(trainer.train_step)(start(norm=True), images, labels)
+    mean = np.zeros(4)
+    # Five images and four, each part every other image but for the odd one.
+    for part in (images[:5], images[5:]):
+        mean = (mean + (part / 0.5).reshape(-1, 4).mean(0)) / 2
+    np.testing.assert_allclose(state.batch_stats["norm"]["mean"], mean, rtol=1e-5)
+
+
+def test_steps_of_an_epoch_are_updates_and_each_has_its_epochs_learning_rate():
     config = Config(
-        model=tiny_vgg,
-        dataset=tiny_images,
-        augmentation="flip-crop",
+        *("digits-mlp", "digits", "none", Sgd()),
+        schedule="garipov",
+        epochs=10,
         batch_size=16,
-        c=0.005,
+        accumulation=4,
     )
-    dataset = data.load(tiny_images)
-    one = train(config, dataset, devices=1, epochs=3)
-    assert_same_run(train(config, dataset, devices=8, epochs=3), one)
-    assert jax.tree.leaves(one[0].batch_stats)
-
-
-def test_seeds_trained_at_once_equal_single_runs(digits, one_device):
-    config = Config(batch_size=16)
-    trainer = Trainer(config, 10, 101)
-    init, epoch = jax.vmap(trainer.init), jax.vmap(trainer.train_epoch, (0, None, None))
-    arrays = (digits.train_images, digits.train_labels)
-    _, steps = jax.jit(epoch)(jax.jit(init)(np.arange(2)), *arrays)
-    other = train(dataclasses.replace(config, seed=1), digits, devices=1, epochs=1)
-    for seed, (_, losses, _) in enumerate((one_device, other)):
-        np.testing.assert_allclose(steps.loss[seed], losses[:7], **ROUNDING)
-    assert not np.allclose(steps.loss[0], steps.loss[1], **ROUNDING)
-
-
-@pytest.mark.usefixtures("standard_promotion")
-def test_accumulated_gradients_equal_those_of_the_full_batch(digits):
-    dataset = dataclasses.replace(
-        digits,
-        train_images=digits.train_images[:96],
-        train_labels=digits.train_labels[:96],
-    )
-    config = Config(batch_size=32, schedule="garipov", epochs=4)
-    state, losses, tested = train(
-        dataclasses.replace(config, accumulation=4), dataset, devices=1, epochs=4
-    )
-    # A loss of the full batch is the mean of four.
-    parts = state, losses.reshape(-1, 4).mean(1), tested
-    assert_same_run(parts, train(config, dataset, devices=1, epochs=4))
-
-
-def test_an_epoch_visits_every_image_once_in_an_order_of_its_own(digits):
-    trainer = Trainer(Config(batch_size=16), 10, 101)
-    state = jax.jit(trainer.init)(0)
-    orders = [
-        trainer.order(state._replace(step=jnp.int32(step))) for step in (0, 6, 7, 14)
-    ]
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(101))
-    first, within_first, second, third = map(np.asarray, orders)
-    np.testing.assert_array_equal(first, within_first)
-    assert not (first == second).all()
-    assert not (second == third).all()
-    other_seed = state._replace(key=jax.random.key(1))
-    assert not (first == np.asarray(trainer.order(other_seed))).all()
-
-
-def test_the_last_batch_counts_by_its_size_in_the_epochs_means(one_device):
-    trainer = Trainer(Config(batch_size=16), 10, 101)
-    values, tested = jnp.arange(7.0), Metrics(jnp.ones(()), jnp.zeros(()))
-    steps = Metrics(loss=values, accuracy=-values)
-    row = jax.jit(trainer.report)(one_device[0], steps, tested)
-    mean = np.average(np.arange(7), weights=[16] * 6 + [5])
-    assert row["train_loss"] == pytest.approx(mean, rel=1e-6)
-    assert row["train_accuracy"] == pytest.approx(-mean, rel=1e-6)
-    assert (row["test_loss"], row["test_accuracy"], row["step"]) == (1, 0, 28)
-
-
-def test_only_grda_and_target_sparsity_report_a_threshold():
-    one = Metrics(jnp.ones(1), jnp.ones(1))
-    for optimizer in ("sgd", "grda", "target-sparsity"):
-        trainer = Trainer(Config(optimizer=optimizer), 10, 32)
-        state = jax.eval_shape(trainer.init, 0)
-        row = jax.eval_shape(trainer.report, state, one, one)
-        assert ("threshold" in row) == (optimizer != "sgd")
-
-
-def test_evaluation_is_the_mean_over_images_that_do_not_fill_the_last_part():
-    rng = np.random.default_rng(0)
-    images = rng.random((1030, 8, 8, 1), np.float32)
-    labels = rng.integers(0, 10, 1030).astype(np.int32)
-    trainer = Trainer(Config(), 10, 32)
-    state = jax.jit(trainer.init)(0)
-    evaluated = jax.jit(trainer.evaluate)(
-        state.params, state.batch_stats, images, labels
-    )
-    each = jax.jit(trainer.metrics)(state.params, state.batch_stats, images, labels)
-    assert each.loss.shape == (1030,)
-    np.testing.assert_allclose(evaluated.loss, each.loss.mean(), rtol=1e-6)
-    np.testing.assert_allclose(evaluated.accuracy, each.accuracy.mean(), rtol=1e-6)
-
-
-def test_an_epoch_is_traced_once(digits, monkeypatch):
-    traced = []
-
-    def train_epoch(*args, original=Trainer.train_epoch):
-        traced.append(args)
-        return original(*args)
-
-    monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
-    train(Config(batch_size=16), digits, devices=8, epochs=3)
-    assert len(traced) == 1
+    trainer = make_trainer(config, 10, 40)
+    assert trainer.steps_per_epoch == 3
+    updates, state = trainer.optimizer, trainer.optimizer.init(jnp.ones(2))
+    rates = []
+    for _ in range(30):
+        moved, state = updates.update(jnp.ones(2), state)
+        rates.append(-float(moved[0]))
+    assert rates[:15] == pytest.approx([0.1] * 15)
+    assert len(set(rates[15:18])) == 1
+    assert rates[-1] == pytest.approx(0.001)
 
 
 def test_bfloat16_is_what_layers_compute_in_and_float32_what_the_state_is_kept_in():
-    trainer = Trainer(Config(dtype="bfloat16", batch_size=16), 10, 101)
+    trainer = make_trainer(Config(dtype="bfloat16", batch_size=16), 10, 101)
     state = jax.eval_shape(trainer.init, 0)
     images = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
     labels = jax.ShapeDtypeStruct((16,), jnp.int32)
@@ -216,3 +159,96 @@ def test_bfloat16_is_what_layers_compute_in_and_float32_what_the_state_is_kept_i
     assert all(":bf16[" in line for line in products)
     kept = (new_state.params, new_state.opt_state.accumulator, metrics)
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
+
+
+# An epoch and its report
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
+    trainer = tiny_trainer(101)
+    order = jax.jit(trainer.order)
+    key = jax.random.key(0)
+    first, again, second, third = (np.asarray(order(key, n)) for n in (0, 0, 1, 2))
+    np.testing.assert_array_equal(np.sort(first), np.arange(101))
+    np.testing.assert_array_equal(first, again)
+    assert not (first == second).all()
+    assert not (second == third).all()
+    assert not (first == np.asarray(order(jax.random.key(1), 0))).all()
+
+
+def test_the_last_batch_counts_by_its_size_in_the_epochs_means():
+    trainer = tiny_trainer(101, batch_size=16)
+    values, tested = jnp.arange(7.0), Metrics(jnp.ones(()), jnp.zeros(()))
+    steps = Metrics(loss=values, accuracy=-values)
+    row = jax.jit(trainer.report)(start()._replace(step=jnp.int32(28)), steps, tested)
+    mean = np.average(np.arange(7), weights=[16] * 6 + [5])
+    assert float(row["train_loss_running"]) == pytest.approx(mean, rel=1e-6)
+    assert float(row["train_accuracy_running"]) == pytest.approx(-mean, rel=1e-6)
+    assert (row["test_loss"], row["test_accuracy"], row["step"]) == (1, 0, 28)
+
+
+def test_only_methods_with_a_threshold_report_it():
+    one = Metrics(jnp.ones(1), jnp.ones(1))
+    for method in (Sgd(), Grda(), Target()):
+        trainer = make_trainer(Config(method=method), 10, 32)
+        state = jax.eval_shape(trainer.init, 0)
+        row = jax.eval_shape(trainer.report, state, one, one)
+        assert ("threshold" in row) == method.is_sparse
+
+
+def test_evaluation_is_the_mean_over_images_that_do_not_fill_the_last_part():
+    trainer, batch = tiny_trainer(), examples(1030)
+    state = start()
+    evaluated = jax.jit(trainer.evaluate)(state.params, state.batch_stats, *batch)
+    each = jax.jit(trainer.metrics)(state.params, state.batch_stats, *batch)
+    assert each.loss.shape == (1030,)
+    np.testing.assert_allclose(evaluated.loss, each.loss.mean(), rtol=1e-6)
+    np.testing.assert_allclose(evaluated.accuracy, each.accuracy.mean(), rtol=1e-6)
+
+
+# BatchNorm
+
+
+def test_estimated_batch_stats_are_the_average_over_whole_batches():
+    trainer = tiny_trainer(norm=True, batch_size=16)
+    params = start(norm=True).params
+    images, _ = examples(37)
+    found = jax.jit(trainer.estimate_batch_stats)(params, images)["norm"]
+    batches = (images[:32] / 0.5).reshape(2, 16, 4)
+    np.testing.assert_allclose(found["mean"], batches.mean((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(found["var"], batches.var(1, ddof=1).mean(0), rtol=1e-5)
+
+
+def test_estimated_variances_do_not_cancel_where_the_mean_is_large():
+    trainer = tiny_trainer(norm=True, std=(1e-3,))
+    params = start(norm=True).params
+    images = np.float32(0.5 + 1e-3 * (examples(64)[0] - 0.5))  # mean / std: 1,700
+    found = jax.jit(trainer.estimate_batch_stats)(params, images)["norm"]
+    exact = (images.astype(np.float64) / 1e-3).reshape(2, 32, 4)
+    # Pixels around 0.5 are multiples of 6e-8, here of 6e-5 beside deviations of 0.3.
+    np.testing.assert_allclose(found["var"], exact.var(1, ddof=1).mean(0), rtol=1e-3)
+
+
+def test_a_network_without_batch_norm_has_no_statistics():
+    trainer = tiny_trainer()
+    params = jax.eval_shape(trainer.init, 0).params
+    assert trainer.estimate_batch_stats(params, examples(32)[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("images", "options"),
+    [(33, {}), (35, {"accumulation": 3}), (2, {"accumulation": 2})],
+)
+def test_batch_norm_over_one_image_is_refused_before_training(images, options):
+    trainer = tiny_trainer(images, norm=True, **options)
+    with pytest.raises(ValueError, match="needs at least 2 values a channel, got 1"):
+        trainer.check_images((2, 2, 1))
+    dataclasses.replace(trainer, num_examples=34, accumulation=1).check_images(
+        (2, 2, 1)
+    )
+    tiny_trainer(images, **options).check_images((2, 2, 1))
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(UserError, match=r"model must be one of .*: got 'vgg11'"):
+        make_trainer(Config(model="vgg11"), 10, 32)

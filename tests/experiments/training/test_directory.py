@@ -1,19 +1,18 @@
-"""Tests of experiments.logger."""
+"""Tests of experiments.training.directory."""
 
 import io
 import json
+import subprocess
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.training import logger
-from experiments.training.logger import (
-    MetricsFile,
-    friendly_errors,
-    new_directory,
-    read_metrics,
-)
+from experiments.training import directory
+from experiments.training.directory import MetricsFile, new_directory, read_metrics
+from experiments.training.errors import UserError
 
 
 def test_without_a_path_runs_are_numbered(tmp_path, monkeypatch):
@@ -32,57 +31,106 @@ def test_a_new_or_an_empty_directory_is_taken(tmp_path):
 def test_what_exists_is_not_overwritten(tmp_path, name):
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory" / "file").write_text("kept")
-    with pytest.raises(ValueError, match="output must be a new or an empty directory"):
+    with pytest.raises(UserError, match="output must be a new or an empty directory"):
         new_directory(tmp_path / name, "digits")
     assert (tmp_path / "directory" / "file").read_text() == "kept"
+
+
+def test_a_directory_is_locked_until_its_program_is_killed(tmp_path):
+    code = (
+        "import sys, pathlib; from experiments.training.directory import lock\n"
+        "with lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with (
+            pytest.raises(UserError, match=f"another program is writing to {tmp_path}"),
+            directory.lock(tmp_path),
+        ):
+            pass
+        other.kill()
+    with directory.lock(tmp_path):
+        pass
+
+
+def test_arrays_are_written_as_numbers_and_lists(tmp_path):
+    value = {"a": jnp.arange(2), "b": [np.float32(0.5), (1, "x")], "c": None}
+    directory.write_json(tmp_path / "x.json", value)
+    expected = {"a": [0, 1], "b": [0.5, [1, "x"]], "c": None}
+    assert directory.read_json(tmp_path / "x.json") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("data", [b"", b'{"a": 1', b"null", b"[1]", b'{"a": "\xff"}'])
+def test_a_damaged_file_is_named(tmp_path, data):
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.json is damaged: it must"):
+        directory.read_json(tmp_path / "x.json")
 
 
 ROWS = [{"epoch": n, "step": 10 * n, "loss": 1 / n} for n in (1, 2, 3)]
 
 
+def write(path, rows=ROWS):
+    metrics = MetricsFile(path)
+    for row in rows:
+        metrics.append(row)
+    return path / "metrics.jsonl"
+
+
 def test_rows_are_read_as_they_were_written(tmp_path):
     metrics = MetricsFile(tmp_path)
     for number, row in enumerate(ROWS, start=1):
-        metrics.append([row])
+        metrics.append(row)
         assert read_metrics(tmp_path) == ROWS[:number]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("cut", [1, 5, len(json.dumps(ROWS[2]))])
 def test_a_last_line_that_was_cut_short_is_left_out(tmp_path, cut):
-    MetricsFile(tmp_path).append(ROWS)
-    path = tmp_path / "metrics.jsonl"
+    path = write(tmp_path)
     path.write_bytes(path.read_bytes()[: -1 - cut])
     assert read_metrics(tmp_path) == ROWS[:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "has none"),
+        ('{"epo', "has none"),
+        ("null\n", "line 1 is no JSON object"),
+        ('{"epoch": 1}\n{"epo\n{"epoch": 3}\n', "line 2 is no JSON object"),
+    ],
+)
+def test_metrics_that_are_damaged_are_named(tmp_path, text, rule):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=rf"metrics\.jsonl .*{rule}"):
+        read_metrics(tmp_path)
 
 
 def test_a_resumed_run_drops_the_lines_that_it_will_write_again(tmp_path):
     metrics = MetricsFile(tmp_path)
     metrics.drop_after(0)  # nothing is there yet
-    metrics.append(ROWS)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with write(tmp_path).open("a") as file:
         file.write('{"epoch": 4, "st')
     metrics.drop_after(20)
     assert read_metrics(tmp_path) == ROWS[:2]
-    metrics.append(ROWS[2:])
+    metrics.append(ROWS[2])
     assert read_metrics(tmp_path) == ROWS
     metrics.drop_after(0)
-    assert read_metrics(tmp_path) == []
-
-
-def test_processes_but_the_first_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    metrics = MetricsFile(tmp_path, tensorboard=True)
-    metrics.append(ROWS)
-    metrics.drop_after(0)
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 def test_tensorboard_gets_every_number(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     metrics = MetricsFile(tmp_path, tensorboard=True)
-    metrics.append(ROWS)
+    for row in ROWS:
+        metrics.append(row)
     metrics.writer.close()  # as at the end of the program
     (file,) = (tmp_path / "tensorboard").iterdir()
     data, values = file.read_bytes(), {}
@@ -98,7 +146,7 @@ def test_tensorboard_gets_every_number(tmp_path):
 
 
 def test_without_the_option_there_are_no_tensorboard_events(tmp_path):
-    MetricsFile(tmp_path).append(ROWS)
+    write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -110,57 +158,47 @@ class Terminal(io.StringIO):
 def test_the_progress_bar_shows_the_time_left_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with logger.progress_bar(4, "digits", initial=1) as bar:
+    with directory.progress_bar(4, "digits", initial=1) as bar:
         bar.update()
         bar.refresh()
     assert "digits:  50%" in terminal.getvalue()
     assert "2/4 [00:00<00:0" in terminal.getvalue()
 
 
+def test_the_progress_bar_shows_on_a_terminal_of_unknown_size(monkeypatch):
+    # So are those of containers and of script(1); tqdm alone prints nothing there.
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with directory.progress_bar(4, "digits") as bar:
+            bar.update()
+            bar.refresh()
+        assert b"digits: " in os.read(ours, 4096)
+    os.close(ours)
+
+
 def test_the_progress_bar_is_silent_where_there_is_no_terminal(capsys):
-    with logger.progress_bar(4, "digits") as bar:
+    with directory.progress_bar(4, "digits") as bar:
         bar.update()
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_progress_bar_is_silent_in_processes_but_the_first(monkeypatch):
+def test_the_progress_bar_is_silent_where_it_is_not_to_be_shown(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with logger.progress_bar(4, "digits") as bar:
+    with directory.progress_bar(4, "digits", shown=False) as bar:
         bar.update()
     assert terminal.getvalue() == ""
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("c must be >= 0"),
-        TypeError("c must be a number"),
-        FileNotFoundError("no file"),
-        ImportError("no module"),
-        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
-    ],
-)
-def test_an_error_of_the_user_or_a_device_ends_the_program_in_a_sentence(error):
-    with pytest.raises(SystemExit) as end, friendly_errors():
-        raise error
-    assert end.value.code == f"error: {error}"
-
-
-def test_an_error_of_the_program_keeps_its_traceback():
-    with pytest.raises(KeyError), friendly_errors():
-        raise KeyError("bug")
-
-
-def test_ctrl_c_ends_the_program_with_130(capsys):
-    with pytest.raises(SystemExit) as end, friendly_errors():
-        raise KeyboardInterrupt
-    assert end.value.code == 130
-    assert "stopped" in capsys.readouterr().err
-
-
 def test_hardware_and_versions_are_plain_json():
-    environment = json.loads(json.dumps(logger.environment()))
+    environment = json.loads(json.dumps(directory.environment()))
     assert environment["devices"] == [d.device_kind for d in jax.devices()]
     assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} <= environment.keys()

@@ -1,0 +1,270 @@
+"""One training run from its directory to its summary: stopped, resumed and checked."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.training import config as configs
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.config import Config
+from experiments.training.data import Dataset
+from experiments.training.devices import any_process, data_mesh, replicated
+from experiments.training.directory import (
+    MetricsFile,
+    environment,
+    lock,
+    new_directory,
+    plain,
+    read_metrics,
+    write_json,
+)
+from experiments.training.errors import UserError
+from experiments.training.loop import (
+    Epoch,
+    Trained,
+    open_passes,
+    run_epochs,
+    train_together,
+)
+from experiments.training.optimizer import learning_rates
+from experiments.training.trainer import Metrics, Trainer, make_trainer
+from optax_grda import sparsity_report
+from optax_grda.diagnostics import health, health_warnings
+
+INTERRUPTED = 75  # exit code: stopped by a signal, to be resumed (EX_TEMPFAIL)
+
+
+class DivergedError(UserError):
+    """The training loss, or a weight, became NaN or infinite."""
+
+
+def train(
+    config: Config,
+    output: Path | None = None,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 10,
+    keep: int | None = 2,
+    workers: int = 0,
+    tensorboard: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Trains a network, or goes on with its training; returns the run directory.
+
+    Args:
+      config: the experiment.
+      output: the run directory; by default a new one under runs/.
+      data_dir: where TFDS keeps its data sets.
+      resume: go on from the newest checkpoint in output; start if there is none.
+      checkpoint_every: epochs between checkpoints; the last epoch is always saved.
+      keep: checkpoints to keep.
+      workers: processes that decode a stream's images; 0 means a thread.
+      tensorboard: write TensorBoard events too.
+      stopping: asked after each epoch whether to stop, as a signal does.
+
+    Raises:
+      UserError: if the options contradict each other or the run directory, the data are
+        damaged, or the loss becomes NaN or infinite.
+      FileNotFoundError: if the data are not there.
+      OSError: if a checkpoint cannot be written.
+      SystemExit: with code 75, if the run was stopped, after saving it.
+    """
+    mesh, first = data_mesh(), jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        passes = stack.enter_context(
+            contextlib.closing(open_passes(config, mesh, data_dir, workers))
+        )
+        trainer = passes.trainer
+        init = jax.jit(trainer.init, out_shardings=replicated(mesh))
+        state = init(config.seed)
+        directory = run_directory(config, output, resume)
+        if first:
+            stack.enter_context(lock(directory))
+        checkpoints = Checkpoints(directory, config, trainer, keep)
+        if resume and (restored := checkpoints.restore(state)) is not None:
+            state = restored
+        metrics = None
+        if first:
+            configs.save(config, directory / "config.json")
+            metrics = MetricsFile(directory, tensorboard)
+            metrics.drop_after(int(state.step))
+        signalled = stack.enter_context(stop_on_signals())
+
+        def asked_to_stop() -> bool:
+            return signalled() or stopping()
+
+        rates, check_up, before = learning_rates(config), jax.jit(health), None
+        done = int(state.step) // trainer.steps_per_epoch
+        left = range(done + 1, config.epochs + 1)
+        for epoch in run_epochs(passes, state, left, directory.name, asked_to_stop):
+            state, rate = epoch.state, float(rates[epoch.number - 1])
+            record = jax.device_get(check_up(state.params))
+            check_finite(epoch, record.finite, rate, checkpoints)
+            if first and epoch.row is not None:
+                metrics.append(line_of_metrics(epoch, rate, trainer))
+                for warning in health_warnings(record, before, jump=0.5):
+                    text = f"warning: after epoch {epoch.number}, {warning}"
+                    tqdm.write(text, file=sys.stderr)
+                before = record
+            last = epoch.number == config.epochs and epoch.row is not None
+            stop = epoch.row is None or (not last and any_process(asked_to_stop()))
+            if stop or last or epoch.number % checkpoint_every == 0:
+                checkpoints.save(state)
+            if stop:
+                print(
+                    f"stopped after step {int(state.step)} and saved; "
+                    f"go on with --output {directory} --resume",
+                    file=sys.stderr,
+                )
+                sys.exit(INTERRUPTED)
+        trained = passes.evaluate(state, "train")
+        if first:
+            write_summary(directory, trainer, trained, state.params)
+    return directory
+
+
+def train_seeds(
+    config: Config,
+    dataset: Dataset,
+    seeds: Sequence[int],
+    output: Path,
+    checkpoint_every: int = 10,
+) -> Trained:
+    """Trains one network with several seeds at once, in one program on one device.
+
+    Args:
+      config: of all runs, but for the seed.
+      dataset: what they train on.
+      seeds: a run each.
+      output: OUTPUT-SEED is the run directory of each, as train would leave it.
+      checkpoint_every: epochs between checkpoints; the last epoch is always saved.
+
+    Returns:
+      What train_together returns, with an axis of seeds.
+    """
+    configurations = [dataclasses.replace(config, seed=seed) for seed in seeds]
+    directories = [output.with_name(f"{output.name}-{seed}") for seed in seeds]
+    for configuration, directory in zip(configurations, directories, strict=True):
+        (directory / "checkpoints").mkdir(parents=True)
+        configs.save(configuration, directory / "config.json")
+    rates = learning_rates(config)
+    trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
+
+    def after(epoch: Epoch) -> None:
+        rate, save = float(rates[epoch.number - 1]), epoch.number == config.epochs
+        for run, (configuration, directory) in enumerate(
+            zip(configurations, directories, strict=True)
+        ):
+            mine = epoch._replace(
+                row={name: values[run] for name, values in epoch.row.items()},
+                steps=jax.tree.map(lambda x, run=run: x[run], epoch.steps),
+                seconds=epoch.seconds / len(seeds),
+            )
+            MetricsFile(directory).append(line_of_metrics(mine, rate, trainer))
+            if save or epoch.number % checkpoint_every == 0:
+                state = jax.tree.map(lambda x, run=run: x[run], epoch.state)
+                Checkpoints(directory, configuration, trainer).save(state)
+
+    name = f"{config.method.name:4}"
+    trained = train_together(config, dataset, [config.method], seeds, name, after)
+    measured = jax.device_get(trained.passes.evaluate(trained.state, "train"))
+    params = jax.device_get(trained.state.params)
+    for run, directory in enumerate(directories):
+        mine = jax.tree.map(lambda x, run=run: x[run], (measured, params))
+        write_summary(directory, trainer, *mine)
+    return trained
+
+
+def line_of_metrics(epoch: Epoch, rate: float, trainer: Trainer) -> dict[str, Any]:
+    """What metrics.jsonl tells of an epoch of one run at a learning rate."""
+    images = min(len(epoch.steps.loss) * trainer.batch_size, trainer.num_examples)
+    return {
+        "epoch": epoch.number,
+        "learning_rate": rate,
+        **plain(epoch.row),
+        "images_per_second": images / epoch.seconds,
+    }
+
+
+def check_finite(
+    epoch: Epoch, weights: bool, rate: float, checkpoints: Checkpoints
+) -> None:
+    """Raises DivergedError unless all losses, and the weights now, are finite."""
+    # A step whose gradient is NaN has a finite loss: only the next loss would tell.
+    bad = np.flatnonzero(np.append(~np.isfinite(epoch.steps.loss), not weights))
+    if bad.size:
+        step = int(epoch.state.step) - len(epoch.steps.loss) + int(bad[0])
+        saved = checkpoints.steps
+        raise DivergedError(
+            f"the training loss or a weight was no longer finite after step {step}, "
+            f"at learning rate {rate:g}. Try a smaller --learning-rate, or another "
+            f"--seed. Newest checkpoint: {f'of step {saved[-1]}' if saved else 'none'}"
+        )
+
+
+def write_summary(
+    directory: Path, trainer: Trainer, trained: Metrics, params: Any
+) -> None:
+    """Writes summary.json of a finished run.
+
+    It holds the last line of metrics; loss and accuracy on all training images; the
+    seconds that all epochs trained; sparsity leaf by leaf; hardware and versions.
+
+    Args:
+      directory: of the run.
+      trainer: of the run.
+      trained: of the final weights in evaluation mode on the training images.
+      params: the final weights.
+    """
+    rows = read_metrics(directory)
+    seconds = (trainer.num_examples / row["images_per_second"] for row in rows)
+    summary = {
+        **rows[-1],
+        "train_loss": float(trained.loss),
+        "train_accuracy": float(trained.accuracy),
+        "seconds": sum(seconds),
+        "sparsity_report": sparsity_report(jax.device_get(params)).to_dict(),
+        "environment": environment(),
+    }
+    write_json(directory / "summary.json", summary)
+
+
+def run_directory(config: Config, output: Path | None, resume: bool) -> Path:
+    """The run directory, new unless the run is resumed; process 0 makes it."""
+    if output is None and jax.process_count() > 1:
+        raise UserError("output must be given where several processes train together")
+    resumed = resume and (output / "checkpoints").exists()
+    if jax.process_index() == 0 and not resumed:
+        output = new_directory(output, f"{config.model}-{config.method.name}")
+        (output / "checkpoints").mkdir()
+    return output
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yields what tells whether SIGTERM or SIGINT came; a second one stops at once."""
+    received = []
+
+    def note(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        # Not print, which a handler must not call while the program prints.
+        os.write(2, b"\nstopping after this epoch; again to stop at once\n")
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
