@@ -10,6 +10,8 @@ import pytest
 PAGES = Path(__file__).parents[2] / "docs" / "api"
 MODULES = {
     "optax_grda": "optax_grda",
+    "proximal": "optax_grda.proximal",
+    "diagnostics": "optax_grda.diagnostics",
     "packing": "optax_grda.packing",
     "landscape": "optax_grda.landscape",
     "curvature": "optax_grda.curvature",
@@ -17,12 +19,14 @@ MODULES = {
 
 
 def public_names(module):
+    """What a package exports; of a module that is a file, what it defines."""
+    home = "optax_grda" if hasattr(module, "__path__") else module.__name__
     return {
         name
         for name, value in vars(module).items()
         if not name.startswith("_")
         and not inspect.ismodule(value)
-        and getattr(value, "__module__", "").startswith("optax_grda")
+        and getattr(value, "__module__", "").startswith(home)
     }
 
 
