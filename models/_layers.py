@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from models._initializers import torch_uniform
@@ -80,7 +81,10 @@ class BatchNorm(nnx.BatchNorm):
     def __init__(self, features: int, *, decay: float = 0.9, **options):
         super().__init__(features, momentum=decay, epsilon=1e-5, **options)
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    # No mask: every value of a batch counts.
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert self.scale is not None
+        assert self.bias is not None
         axes = tuple(range(inputs.ndim - 1))
         x = inputs.astype(jnp.float32)
         if self.use_running_average:
@@ -126,7 +130,7 @@ def relu(x: jax.Array) -> jax.Array:
     casts cost a GPU nothing: a ReLU whose gradient is wanted is no epilogue of a matrix
     product, but an elementwise kernel, bound by the bfloat16 that it reads and writes.
     """
-    return nnx.relu(x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+    return nnx.relu(x.astype(np.promote_types(x.dtype, np.float32))).astype(x.dtype)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:

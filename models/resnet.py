@@ -1,6 +1,7 @@
 """ResNet with bottlenecks, as in torchvision: ResNet-50 on ImageNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,8 @@ class ResNet(nnx.Module):
         """Logits (batch, num_classes), float32; without dropout, rngs are not used."""
         check_images(images, "height", "width", self.stem.conv.in_features)
         x = relu(self.stem(images))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        pads: Any = ((1, 1), (1, 1))  # nnx says str
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=pads)
         for stage in self.stages:
             for block in stage:
                 x = block(x)
