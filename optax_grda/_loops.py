@@ -1,4 +1,4 @@
-"""A loop over stacked entries: in Python where it can be, inside a program under jit."""
+"""A loop over stacked entries: in Python where it can be, in a program under jit."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ PyTree = Any
 
 
 def stack_length(name: str, stack: PyTree) -> int:
-    """How many entries a pytree of stacked arrays holds; an error if that is unclear."""
+    """How many entries a pytree of stacked arrays holds; an error if unclear."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(stack)]
     lengths = {shape[:1] for shape in shapes}
     if len(lengths) != 1 or lengths <= {(), (0,)}:

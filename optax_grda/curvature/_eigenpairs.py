@@ -135,8 +135,8 @@ class _Search:
             slack = self.tolerance * self.scale
             if asymmetry > slack:
                 raise RuntimeError(
-                    f"v.(H w) and w.(H v) differ by {asymmetry / self.scale:.1e} of the "
-                    "largest eigenvalue: matvec is not symmetric, or not accurate "
+                    f"v.(H w) and w.(H v) differ by {asymmetry / self.scale:.1e} of "
+                    "the largest eigenvalue: matvec is not symmetric, or not accurate "
                     f"enough for tolerance = {self.tolerance}"
                 )
             known = np.append(self.values, ritz)
@@ -154,10 +154,10 @@ class _Search:
             if self.operator.products >= self.most + len(self.values):
                 raise self._out_of_products(ritz[wanted & converged])
             if krylov.full:
-                krylov.restart((krylov.size + np.count_nonzero(wanted)) // 2)
+                krylov.restart((krylov.size + int(np.count_nonzero(wanted))) // 2)
 
     def add(self, vectors: np.ndarray) -> None:
-        """Takes in eigenvectors, with values and residuals from products of their own."""
+        """Takes in eigenvectors; values and residuals come from their own products."""
         values, residual_norms = np.empty(len(vectors)), np.empty(len(vectors))
         for i, vector in enumerate(vectors):
             product = self.operator(vector)

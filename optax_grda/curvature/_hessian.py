@@ -15,7 +15,7 @@ from optax_grda._loops import scan, stack_length
 
 PyTree = Any
 
-# Floats of the Jacobians that GaussNewton.diagonal holds at once, unless told otherwise.
+# Floats of the Jacobians that GaussNewton.diagonal holds at once, by default.
 JACOBIAN_SIZE = 2**26
 
 

@@ -84,7 +84,7 @@ class Krylov:
         )
         return asymmetry
 
-    def ritz_vectors(self, chosen: np.ndarray) -> np.ndarray:
+    def ritz_vectors(self, chosen: np.ndarray | slice) -> np.ndarray:
         """Orthonormal rows: the vectors of the chosen Ritz values, a mask or slice."""
         rotation = self._rotation[:, chosen].astype(self._basis.dtype)
         return rotation.T @ self._basis[: self.size]
@@ -131,13 +131,13 @@ def _orthogonalised(
     Passes are repeated until one takes little. Where each takes much, all that is left
     is rounding: the norm is then 0.
     """
-    taken = np.zeros(len(bases[-1]))
+    along = taken = np.zeros(len(bases[-1]))
     norm = float(np.linalg.norm(vector))
     for _ in range(4):
         for basis in bases:
             along = basis @ vector
             vector = vector - along @ basis
-        taken += along
+        taken = taken + along
         before, norm = norm, float(np.linalg.norm(vector))
         if norm > 0.7 * before:
             return vector, norm, taken

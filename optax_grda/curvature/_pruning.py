@@ -1,4 +1,4 @@
-"""Pruning in one shot: by the definition of directional pruning, and the usual rules."""
+"""Pruning in one shot: by directional pruning's definition, and the usual rules."""
 
 from typing import Any
 
@@ -101,10 +101,10 @@ def strength_for_sparsity(params: PyTree, scores: PyTree, sparsity: float) -> ja
     if zeros == 0:
         return jnp.zeros_like(strength)
     if jnp.isinf(strength):
-        finite = jax.tree.map(lambda x: jnp.sum(jnp.isfinite(x)), strengths)
+        finite = jax.tree.map(lambda x: int(jnp.sum(jnp.isfinite(x))), strengths)
         raise ValueError(
-            f"sparsity must be at most {sum(map(int, jax.tree.leaves(finite))) / size}, "
-            "the share of weights that are zero or have a positive score: got "
+            f"sparsity must be at most {sum(jax.tree.leaves(finite)) / size}, the "
+            "share of weights that are zero or have a positive score: got "
             f"{sparsity}"
         )
     return strength

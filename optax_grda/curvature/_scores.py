@@ -29,7 +29,7 @@ def directional_scores(
     tolerance: float = 1e-3,
     max_products: int = 100,
 ) -> DirectionalScores:
-    r"""Computes the scores of directional pruning: how flat the loss is for each weight.
+    r"""Computes directional pruning's scores: how flat the loss is for each weight.
 
     .. math:: s_j = \mathrm{sign}(w_j)\, (P_\epsilon\, \mathrm{sign}(w))_j, \qquad
       P_\epsilon = (I + G / \epsilon)^{-1}
