@@ -64,8 +64,8 @@ def main(options: Options) -> Path:
     from experiments.training.session import train_seeds
 
     def first_kernel(params) -> np.ndarray:
-        """The kernel that reads the pixels, (64, units)."""
-        leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(params))
+        """The kernel of the first seed that reads the pixels, (64, units)."""
+        leaves = (np.asarray(leaf)[0] for leaf in jax.tree.leaves(params))
         return next(leaf for leaf in leaves if leaf.ndim == 2 and len(leaf) == 64)
 
     dataset = data.load("digits")
@@ -79,10 +79,8 @@ def main(options: Options) -> Path:
     for config in options.configs:
         output, seeds = directory / config.method.name, range(options.seeds)
         trained = train_seeds(config, dataset, seeds, output, options.checkpoint_every)
-        initial = jax.jit(trained.passes.trainer.init)(0).params
-        final = jax.tree.map(lambda leaf: leaf[0], trained.state.params)
-        kernels["initial"] = first_kernel(initial)
-        kernels[config.method.name] = first_kernel(final)
+        kernels["initial"] = first_kernel(trained.passes.initial().params)
+        kernels[config.method.name] = first_kernel(trained.state.params)
     np.savez(directory / "weights.npz", **kernels)
     analyses.show("runs", analyses.read("runs", [directory]), directory)
     places = directory, analyses.run(Card((directory,), output=directory / "card"))

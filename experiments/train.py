@@ -77,13 +77,16 @@ def read_options(arguments: list[str]) -> Options:
             f"PRESET must be a preset or a .json file, got {name!r}."
             f"{did_you_mean(name, PRESETS)} python -m experiments.train lists them all"
         )
-    return tyro.cli(
-        Options,
-        args=flags,
-        default=Options(config=config),
-        prog=f"python -m experiments.train {name}",
-        config=(tyro.conf.CascadeSubcommandArgs,),
-    )
+    try:
+        return tyro.cli(
+            Options,
+            args=flags,
+            default=Options(config=config),
+            prog=f"python -m experiments.train {name}",
+            config=(tyro.conf.CascadeSubcommandArgs,),
+        )
+    except ValueError as error:  # a value breaks a rule of Config
+        raise UserError(str(error)) from error
 
 
 def run(options: Options) -> None:

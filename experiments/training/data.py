@@ -4,6 +4,7 @@ What does not fit streams: :mod:`experiments.training.streaming`.
 """
 
 import dataclasses
+import importlib.util
 import inspect
 import os
 import zipfile
@@ -189,11 +190,14 @@ def _how_to_prepare(builder: Any, formats: set[str]) -> str:
 
 
 def _load_digits() -> Dataset:
-    import sklearn.datasets
-
-    digits = sklearn.datasets.load_digits()
-    images = (digits.images[..., None] / 16).astype(np.float32)
-    labels = digits.target.astype(np.int32)
+    # Importing scikit-learn would take longer than most runs: its file is enough.
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise UserError("digits come with scikit-learn: pip install scikit-learn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, np.float32, delimiter=",")  # 64 pixels to 16, and a label
+    images = (table[:, :64] / 16).reshape(-1, 8, 8, 1)
+    labels = table[:, 64].astype(np.int32)
     train, test = np.split(np.random.default_rng(0).permutation(1797), [1437])
     return Dataset(
         "digits", images[train], labels[train], images[test], labels[test], 10

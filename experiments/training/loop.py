@@ -199,17 +199,21 @@ class Together:
         """
         self.trainer = make()
         self.splits = jax.device_put(_splits(dataset))
-        self.initial = jax.jit(jax.vmap(self.trainer.init))(seeds)
+        self._init, self._seeds = jax.jit(jax.vmap(self.trainer.init)), seeds
 
         def epoch(state, setting, images, labels):
             return make(**setting).train_epoch(state, images, labels)
 
         over_runs = jax.jit(jax.vmap(epoch, (0, 0, None, None)), donate_argnums=0)
         data = self.splits["train"]
-        program = over_runs.lower(self.initial, settings, *data).compile()
+        program = over_runs.lower(self.initial(), settings, *data).compile()
         self._train = lambda state: program(state, settings, *data)
         self._evaluate = jax.jit(jax.vmap(self.trainer.evaluate, (0, 0, None, None)))
         self.report = jax.jit(jax.vmap(self.trainer.report))
+
+    def initial(self) -> TrainState:
+        """The states before the first step."""
+        return self._init(self._seeds)
 
     def train(
         self, state: TrainState, stopping: Callable[[], bool]
@@ -356,7 +360,7 @@ def train_together(
     passes = Together(make, settings, np.tile(seeds, len(methods)), dataset)
     seconds = 0.0
     epochs = range(1, config.epochs + 1)
-    for epoch in run_epochs(passes, passes.initial, epochs, name):
+    for epoch in run_epochs(passes, passes.initial(), epochs, name):
         seconds += epoch.seconds
         after(epoch)
     return Trained(epoch.state, epoch.row, seconds, passes)

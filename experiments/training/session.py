@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from experiments.training import config as configs
@@ -38,7 +39,7 @@ from experiments.training.loop import (
 from experiments.training.optimizer import learning_rates
 from experiments.training.trainer import Metrics, Trainer, make_trainer
 from optax_grda import sparsity_report
-from optax_grda.diagnostics import health, health_warnings
+from optax_grda.diagnostics import Health, health, health_warnings
 
 INTERRUPTED = 75  # exit code: stopped by a signal, to be resumed (EX_TEMPFAIL)
 
@@ -85,11 +86,11 @@ def train(
             contextlib.closing(open_passes(config, mesh, data_dir, workers))
         )
         trainer = passes.trainer
-        init = jax.jit(trainer.init, out_shardings=replicated(mesh))
-        state = init(config.seed)
         directory = run_directory(config, output, resume)
         if first:
             stack.enter_context(lock(directory))
+        init = jax.jit(trainer.init, out_shardings=replicated(mesh))
+        state = init(config.seed)
         checkpoints = Checkpoints(directory, config, trainer, keep)
         if resume and (restored := checkpoints.restore(state)) is not None:
             state = restored
@@ -103,13 +104,13 @@ def train(
         def asked_to_stop() -> bool:
             return signalled() or stopping()
 
-        rates, check_up, before = learning_rates(config), jax.jit(health), None
+        rates, check_up, before = learning_rates(config), jax.jit(_check_up), None
         done = int(state.step) // trainer.steps_per_epoch
         left = range(done + 1, config.epochs + 1)
         for epoch in run_epochs(passes, state, left, directory.name, asked_to_stop):
             state, rate = epoch.state, float(rates[epoch.number - 1])
-            record = jax.device_get(check_up(state.params))
-            check_finite(epoch, record.finite, rate, checkpoints)
+            record, norm = jax.device_get(check_up(state.params))
+            check_finite(epoch, norm, rate, checkpoints)
             if first and epoch.row is not None:
                 metrics.append(line_of_metrics(epoch, rate, trainer))
                 for warning in health_warnings(record, before, jump=0.5):
@@ -161,7 +162,9 @@ def train_seeds(
     trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
 
     def after(epoch: Epoch) -> None:
-        rate, save = float(rates[epoch.number - 1]), epoch.number == config.epochs
+        rate, last = float(rates[epoch.number - 1]), epoch.number == config.epochs
+        if save := last or epoch.number % checkpoint_every == 0:
+            key, state = epoch.state.key, jax.device_get(epoch.state._replace(key=()))
         for run, (configuration, directory) in enumerate(
             zip(configurations, directories, strict=True)
         ):
@@ -171,9 +174,10 @@ def train_seeds(
                 seconds=epoch.seconds / len(seeds),
             )
             MetricsFile(directory).append(line_of_metrics(mine, rate, trainer))
-            if save or epoch.number % checkpoint_every == 0:
-                state = jax.tree.map(lambda x, run=run: x[run], epoch.state)
-                Checkpoints(directory, configuration, trainer).save(state)
+            if save:
+                alone = jax.tree.map(lambda x, run=run: x[run], state)
+                alone = alone._replace(key=key[run])
+                Checkpoints(directory, configuration, trainer).save(alone)
 
     name = f"{config.method.name:4}"
     trained = train_together(config, dataset, [config.method], seeds, name, after)
@@ -196,17 +200,24 @@ def line_of_metrics(epoch: Epoch, rate: float, trainer: Trainer) -> dict[str, An
     }
 
 
+def _check_up(params: Any) -> tuple[Health, jax.Array]:
+    return health(params), optax.tree.norm(params)
+
+
 def check_finite(
-    epoch: Epoch, weights: bool, rate: float, checkpoints: Checkpoints
+    epoch: Epoch, norm: np.ndarray, rate: float, checkpoints: Checkpoints
 ) -> None:
-    """Raises DivergedError unless all losses, and the weights now, are finite."""
-    # A step whose gradient is NaN has a finite loss: only the next loss would tell.
-    bad = np.flatnonzero(np.append(~np.isfinite(epoch.steps.loss), not weights))
+    """Raises DivergedError unless all losses, and the norm of the weights, are finite.
+
+    A step whose gradient is NaN has a finite loss: only the next loss would tell.
+    """
+    values = np.append(epoch.steps.loss, norm)
+    bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         step = int(epoch.state.step) - len(epoch.steps.loss) + int(bad[0])
         saved = checkpoints.steps
         raise DivergedError(
-            f"the training loss or a weight was no longer finite after step {step}, "
+            f"the training loss or a weight became {values[bad[0]]} after step {step}, "
             f"at learning rate {rate:g}. Try a smaller --learning-rate, or another "
             f"--seed. Newest checkpoint: {f'of step {saved[-1]}' if saved else 'none'}"
         )

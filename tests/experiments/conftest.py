@@ -1,6 +1,8 @@
 """Fixtures of the tests of experiments."""
 
+import fcntl
 import functools
+import os
 
 import jax
 import numpy as np
@@ -11,11 +13,18 @@ from models import _registry
 from models.vgg import VGG
 
 
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory):
+    """A temporary directory that all workers of this session of tests share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
+def compilation_cache(shared_directory):
     """Compiles a program once, for all tests and the processes that they start."""
     options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(shared_directory / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
@@ -24,6 +33,45 @@ def compilation_cache(tmp_path_factory):
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
+
+
+@pytest.fixture(scope="session")
+def demo_run(shared_directory):
+    """The directory that `make demo` makes, but with two seeds. Not to change.
+
+    Made once, by the worker that comes first; beside it stands printed.txt.
+    """
+    from experiments import compare
+
+    output = shared_directory / "demo"
+    with (shared_directory / "demo.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # others wait here
+        if not (shared_directory / "printed.txt").exists():
+            printed = Printed()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("COLUMNS", "100")
+                patch.setattr("sys.stdout", printed)
+                # ONNX's packages take seconds to load.
+                patch.setattr("experiments.analyses.card.has_onnx", lambda: False)
+                options = compare.Options(seeds=2, checkpoint_every=30, output=output)
+                assert compare.main(options) == output
+            (shared_directory / "printed.txt").write_text(printed.text)
+    return output
+
+
+class Printed:
+    """Stands in for standard output where the fixture capsys cannot."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
 
 
 @pytest.fixture(scope="session")
