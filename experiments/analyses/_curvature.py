@@ -2,7 +2,7 @@
 
 The loss is that of evaluation: all training images but for a remainder of a few, no
 augmentation, no dropout, running statistics of BatchNorm. Batches are at most as large
-as those of training, which fit in memory.
+as those of training, which fit in memory, or of a million pixels.
 """
 
 import functools
@@ -22,7 +22,6 @@ PyTree = Any
 
 def hessian(task: Task, state: TrainState) -> Hessian:
     """Of the mean training loss at the state's parameters."""
-
     return Hessian(_functions(task.trainer)[0], state.params, _batches(task, state))
 
 
@@ -64,7 +63,8 @@ def _batches(task: Task, state: TrainState, by_example: bool = False) -> PyTree:
     The statistics are repeated for every batch, and if asked for, for every example.
     """
     images = len(task.train[1])
-    size = batch_size(images, task.trainer.batch_size)
+    most = max(task.trainer.batch_size, 2**20 // task.train[0][0].size)
+    size = batch_size(images, most)
     number = images // size
 
     def stack(x):
