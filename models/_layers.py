@@ -1,4 +1,4 @@
-"""What the networks share: PyTorch's layers, in NNX.
+"""Layers that the networks share: PyTorch's, in NNX.
 
 PyTorch differs from Flax in its initial distributions, in padding (as many zeros on one
 side as on the other, where "SAME" is uneven at stride 2) and in the running variance of
@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from models._initializers import torch_uniform
@@ -80,7 +81,10 @@ class BatchNorm(nnx.BatchNorm):
     def __init__(self, features: int, *, decay: float = 0.9, **options):
         super().__init__(features, momentum=decay, epsilon=1e-5, **options)
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    # No mask: every value of a batch counts.
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert self.scale is not None
+        assert self.bias is not None
         axes = tuple(range(inputs.ndim - 1))
         x = inputs.astype(jnp.float32)
         if self.use_running_average:
@@ -101,9 +105,12 @@ class BatchNorm(nnx.BatchNorm):
                 "BatchNorm in training mode needs at least 2 values a channel, got "
                 f"{n} from inputs of shape {x.shape}: use larger batches or images"
             )
-        # One pass over the data instead of two. Taking the running mean off first keeps
-        # E[x^2] - E[x]^2 from cancelling where the mean is large beside the deviation.
-        centre = self.mean[...]
+        # One pass over the data instead of two. E[x^2] - E[x]^2 would cancel where the
+        # mean is large beside the deviation, so something near the mean is taken off
+        # first: that of the pixels in the middle. (It is not sliced off the batch,
+        # which may be sharded.) The results do not depend on it, nor do gradients.
+        middle = (length // 2 for length in x.shape[1:-1])
+        centre = jax.lax.stop_gradient(x[:, *middle].mean(axis=0))
         x = x - jnp.expand_dims(centre, axes)
         offset = x.mean(axes)
         var = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(offset), 0.0)
@@ -113,6 +120,17 @@ class BatchNorm(nnx.BatchNorm):
         self.mean[...] = self.momentum * self.mean[...] + new * mean
         self.var[...] = self.momentum * self.var[...] + new * (n / (n - 1)) * var
         return mean, var
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), computed in at least float32; the dtype stays.
+
+    Under jit, the CPU compilers of JAX 0.11.2 and 0.12 get maxima of bfloat16 wrong
+    where they fuse them with the matrix products around: NaN and 1e36. In training, the
+    casts cost a GPU nothing: a ReLU whose gradient is wanted is no epilogue of a matrix
+    product, but an elementwise kernel, bound by the bfloat16 that it reads and writes.
+    """
+    return nnx.relu(x.astype(np.promote_types(x.dtype, np.float32))).astype(x.dtype)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
@@ -125,6 +143,8 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     height, width = height // 2, width // 2
     x = x[:, : 2 * height, : 2 * width]
+    # One axis at a time, or a mesh of Explicit axes does not know how to shard them.
+    x = x.reshape(batch, height, 2, 2 * width, channels)
     return x.reshape(batch, height, 2, width, 2, channels).max(axis=(2, 4))
 
 

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models._initializers import glorot_uniform
-from models._layers import check_images, conv, flatten, linear, max_pool_2x2
+from models._layers import (
+    check_images,
+    conv,
+    flatten,
+    linear,
+    max_pool_2x2,
+    relu,
+)
 
 
 class KerasCNN(nnx.Module):
@@ -78,7 +85,7 @@ class KerasCNN(nnx.Module):
         x = images
         for pair in self.pairs:
             for layer in pair:
-                x = nnx.relu(layer(x))
+                x = relu(layer(x))
             x = self.dropout(max_pool_2x2(x), rngs=rngs)
-        x = self.hidden_dropout(nnx.relu(self.hidden(flatten(x))), rngs=rngs)
+        x = self.hidden_dropout(relu(self.hidden(flatten(x))), rngs=rngs)
         return self.head(x).astype(jnp.float32)

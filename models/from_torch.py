@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,13 @@ StateDict = Mapping[str, jax.typing.ArrayLike]
 
 # Axes of PyTorch's tensors in the order of ours: (out, in, h, w) to (h, w, in, out).
 _CONV, _LINEAR, _VECTOR = (2, 3, 1, 0), (1, 0), (0,)
+# PyTorch's names of what a BatchNorm holds, and ours.
+_NORM = {
+    "weight": "scale",
+    "bias": "bias",
+    "running_mean": "mean",
+    "running_var": "var",
+}
 
 
 def load_state_dict(
@@ -103,16 +111,15 @@ def _read(path: Path) -> StateDict:
     return safetensors.flax.load_file(path)
 
 
-def _variables(layer: nnx.Module) -> Iterator[tuple[str, nnx.Variable, tuple]]:
+def _variables(layer: Any) -> Iterator[tuple[str, nnx.Variable, tuple[int, ...]]]:
     """PyTorch's name of each tensor of a layer, ours, and the order of axes."""
     if isinstance(layer, nnx.BatchNorm):
-        yield "weight", layer.scale, _VECTOR
-        yield "running_mean", layer.mean, _VECTOR
-        yield "running_var", layer.var, _VECTOR
+        for name, ours in _NORM.items():
+            yield name, getattr(layer, ours), _VECTOR
     else:
         yield "weight", layer.kernel, _CONV if isinstance(layer, nnx.Conv) else _LINEAR
-    if layer.use_bias:
-        yield "bias", layer.bias, _VECTOR
+        if layer.bias is not None:
+            yield "bias", layer.bias, _VECTOR
 
 
 Layers = Iterable[tuple[str, nnx.Module]]

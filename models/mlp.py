@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models._initializers import glorot_uniform
-from models._layers import check_images, flatten, linear
+from models._layers import check_images, flatten, linear, relu
 
 
 class MLP(nnx.Module):
@@ -57,5 +57,5 @@ class MLP(nnx.Module):
         x = flatten(images)
         check_images(x, self.layers[0].in_features)
         for layer in hidden:
-            x = nnx.relu(layer(x))
+            x = relu(layer(x))
         return head(x).astype(jnp.float32)

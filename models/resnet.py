@@ -1,13 +1,14 @@
 """ResNet with bottlenecks, as in torchvision: ResNet-50 on ImageNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from models._initializers import he_normal
-from models._layers import BatchNorm, check_images, conv, linear
+from models._layers import BatchNorm, check_images, conv, linear, relu
 
 
 class ResNet(nnx.Module):
@@ -53,8 +54,9 @@ class ResNet(nnx.Module):
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Logits (batch, num_classes), float32; without dropout, rngs are not used."""
         check_images(images, "height", "width", self.stem.conv.in_features)
-        x = nnx.relu(self.stem(images))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = relu(self.stem(images))
+        pads: Any = ((1, 1), (1, 1))  # nnx says str
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=pads)
         for stage in self.stages:
             for block in stage:
                 x = block(x)
@@ -81,10 +83,10 @@ class Bottleneck(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.layer1(x))
-        y = nnx.relu(self.layer2(y))
+        y = relu(self.layer1(x))
+        y = relu(self.layer2(y))
         y = self.layer3(y)
-        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        return relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class ConvNorm(nnx.Module):

@@ -14,6 +14,7 @@ from models._layers import (
     flatten,
     linear,
     max_pool_2x2,
+    relu,
 )
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -87,7 +88,7 @@ class VGG(nnx.Module):
             x = max_pool_2x2(self._convolve(block, x))
         x = flatten(x)
         for layer in self.hidden:
-            x = nnx.relu(layer(self.dropout(x, rngs=rngs)))
+            x = relu(layer(self.dropout(x, rngs=rngs)))
         return self.head(x).astype(jnp.float32)
 
     def _convolve(self, block: nnx.List, x: jax.Array) -> jax.Array:
@@ -112,7 +113,7 @@ class AuthorsVGG(VGG):
     def _convolve(self, block: nnx.List, x: jax.Array) -> jax.Array:
         listed = [module for layer in block for module in (layer.conv, layer.norm)]
         for module in listed[: len(block)]:
-            x = nnx.relu(module(x))
+            x = relu(module(x))
         return x
 
 
@@ -135,4 +136,4 @@ class Layer(nnx.Module):
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
-        return nnx.relu(x)
+        return relu(x)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models._layers import BatchNorm, check_images, conv, linear
+from models._layers import BatchNorm, check_images, conv, linear, relu
 
 
 class WideResNet(nnx.Module):
@@ -68,7 +68,7 @@ class WideResNet(nnx.Module):
         for stage in self.stages:
             for block in stage:
                 x = block(x, rngs)
-        x = nnx.relu(self.norm(x)).mean(axis=(1, 2))
+        x = relu(self.norm(x)).mean(axis=(1, 2))
         return self.head(x).astype(jnp.float32)
 
 
@@ -99,7 +99,7 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        y = self.conv1(nnx.relu(self.norm1(x)))
+        y = self.conv1(relu(self.norm1(x)))
         y = self.dropout(y, rngs=rngs)
-        y = self.conv2(nnx.relu(self.norm2(y)))
+        y = self.conv2(relu(self.norm2(y)))
         return y + (x if self.shortcut is None else self.shortcut(x))

@@ -5,12 +5,31 @@ its value where that is the same at all pixels of all images, and NaN where it i
 so that NumPy's arithmetic is that of what is known.
 """
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from models._layers import BatchNorm
+
+Module = TypeVar("Module", bound=nnx.Module)
+Affine = TypeVar("Affine", nnx.Conv, nnx.Linear)
+
+# Attributes of layers that are taken to be what they are by default.
+_DEFAULTS = {
+    nnx.Linear: ("dot_general", "promote_dtype"),
+    nnx.Conv: (
+        "conv_general_dilated",
+        "feature_group_count",
+        "input_dilation",
+        "mask",
+        "promote_dtype",
+    ),
+}
 
 
 class Channels:
@@ -32,60 +51,110 @@ class Channels:
 
 
 class Replay:
-    """A forward pass, which folds constants into the layers; then the way back."""
+    """A forward pass, which folds constants into the layers; then the way back.
 
-    def __init__(self):
+    It knows by their classes what modules compute. So it refuses, by a TypeError or a
+    ValueError that names the module: other classes, attributes that it does not expect,
+    one module or parameter in two places, and modules that the pass does not come by.
+    """
+
+    def __init__(self, model: nnx.Module):
+        for same in nnx.find_duplicates(model):
+            places = " and ".join(map(_joined, same))
+            raise ValueError(f"model must not use one layer twice, got {places}")
+        self.unread = {
+            id(module): (_joined(path), module)
+            for path, module in nnx.iter_modules(model)
+        }
         self.marks: list[Callable[[], None]] = []  # each marks what an operation needs
         self.cuts: list[Callable[[], None]] = []  # each makes a layer smaller
 
+    def read(self, module: nnx.Module, kind: type[Module]) -> tuple[str, Module]:
+        """The path of a module, and the module: one of just this class."""
+        path, _ = self.unread.pop(id(module), ("the layer", module))
+        if type(module) is not kind:
+            raise TypeError(f"{path} must be {_name(kind)}, got {_name(type(module))}")
+        for name in vars(module):
+            if callable(getattr(kind, name, None)):
+                raise ValueError(f"{path} must have its class's {name}, got its own")
+        for name in _DEFAULTS.get(kind, ()):
+            value, default = getattr(module, name), _default(kind, name)
+            if value is not default:
+                raise ValueError(f"{path}.{name} must be {default}, got {value}")
+        return path, module
+
     def finish(self, logits: Channels) -> None:
         """Leaves the layers what the logits need."""
+        for path, module in self.unread.values():
+            if type(module) not in (nnx.List, nnx.Dropout):
+                raise TypeError(f"{path} must not be there, got {_name(type(module))}")
         logits.needed[:] = True
         for mark in reversed(self.marks):
             mark()
         for cut in self.cuts:
             cut()
 
-    def images(self, channels: int) -> Channels:
-        x = Channels(np.full(channels, np.nan))
-        x.needed[:] = True
-        return x
+    def dense(self, layer: nnx.Linear, x: Channels | None) -> Channels:
+        """A dense layer of x, or of the images."""
+        return self._affine(nnx.Linear, layer, x, None)
 
-    def affine(
-        self,
-        layer: nnx.Conv | nnx.Linear,
-        x: Channels,
-        norm: nnx.BatchNorm | None = None,
+    def conv(
+        self, layer: nnx.Conv, x: Channels | None, norm: BatchNorm | None = None
     ) -> Channels:
-        """Convolution or dense layer, and the BatchNorm behind it."""
-        kernel = _kernel(layer, len(x.known))
+        """A convolution of x, or of the images, and the BatchNorm behind it."""
+        return self._affine(nnx.Conv, layer, x, norm)
+
+    def _affine(
+        self,
+        kind: type[Affine],
+        layer: Affine,
+        x: Channels | None,
+        norm: BatchNorm | None,
+    ) -> Channels:
+        path, layer = self.read(layer, kind)
+        if x is None:
+            x = Channels(np.full(layer.kernel.shape[-2], np.nan))
+            x.needed[:] = True
+        kernel = _kernel(path, layer, len(x.known))
+        features = kernel.shape[-1:]
+        bias = _variable(path, layer, "bias", features) if layer.use_bias else None
+
         # At the border of the map, some weights meet the padding's zeros instead.
         padded = getattr(layer, "padding", 0) != 0
-        folded = x.known == 0 if padded else ~np.isnan(x.known)
+        absorbs = not padded and (bias is not None or norm is not None)
+        folded = ~np.isnan(x.known) if absorbs else x.known == 0
         shift = x.known[folded] @ kernel[:, folded].sum(axis=0, dtype=np.float64)
         kernel[:, folded] = 0
-        if layer.bias is not None:
-            _add(layer.bias, shift)
-            bias = _float64(layer.bias)
-        else:
-            _add(norm.mean, -shift)
-            bias = np.zeros_like(shift)
-        y = Channels(np.where((kernel != 0).any(axis=(0, 1)), np.nan, bias))
+        if bias is not None:
+            _add(bias, shift)
+        known = np.zeros(features) if bias is None else _float64(bias)
+        y = Channels(np.where((kernel != 0).any(axis=(0, 1)), np.nan, known))
 
         def mark():
             x.needed |= (kernel[..., y.needed] != 0).any(axis=(0, 2))
 
         def cut():
             _set_kernel(layer, kernel[:, x.kept][..., y.kept])
-            if layer.bias is not None:
-                _take(layer.bias, y.kept)
+            if bias is not None:
+                _take(bias, y.kept)
 
         self.marks.append(mark)
         self.cuts.append(cut)
-        return y if norm is None else self.norm(norm, y)
+        if norm is None:
+            return y
+        return self.norm(norm, y, shift if bias is None else None)
 
-    def norm(self, layer: nnx.BatchNorm, x: Channels) -> Channels:
-        variables = (layer.scale, layer.bias, layer.mean, layer.var)
+    def norm(
+        self, layer: BatchNorm, x: Channels, shift: np.ndarray | None = None
+    ) -> Channels:
+        """BatchNorm of x + shift."""
+        path, layer = self.read(layer, BatchNorm)
+        variables = [
+            _variable(path, layer, name, x.known.shape)
+            for name in ("scale", "bias", "mean", "var")
+        ]
+        if shift is not None:
+            _add(layer.mean, -shift)
         scale, bias, mean, var = map(_float64, variables)
         normalised = (x.known - mean) / np.sqrt(var + layer.epsilon)
         y = Channels(np.where(scale == 0, bias, normalised * scale + bias), x)
@@ -108,6 +177,9 @@ class Replay:
         return y
 
     def add(self, x: Channels, y: Channels) -> Channels:
+        if x.known.shape != y.known.shape:
+            lengths = f"{len(x.known)} and {len(y.known)}"
+            raise ValueError(f"sums must be of as many channels, got {lengths}")
         total = Channels(x.known + y.known, x, y)
 
         def mark():
@@ -118,13 +190,39 @@ class Replay:
         return total
 
 
-def _kernel(layer: nnx.Conv | nnx.Linear, channels: int) -> np.ndarray:
+def _joined(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path)) or "model"
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _default(kind: type, name: str) -> Any:
+    """Of an argument of the constructor."""
+    return inspect.signature(kind.__init__).parameters[name].default
+
+
+def _variable(
+    path: str, layer: nnx.Module, name: str, shape: tuple[int, ...]
+) -> nnx.Variable:
+    variable: Any = getattr(layer, name)
+    found = getattr(variable, "shape", None)
+    if found != shape:
+        raise ValueError(f"{path}.{name} must have shape {shape}, got {found}")
+    return variable
+
+
+def _kernel(path: str, layer: nnx.Conv | nnx.Linear, channels: int) -> np.ndarray:
     """A copy, as (taps, channels, features): flattened maps have channels first."""
-    kernel = np.array(layer.kernel[...])
+    features = layer.kernel.shape[-1]
     if isinstance(layer, nnx.Conv):
-        return kernel.reshape(math.prod(layer.kernel_size), *kernel.shape[-2:])
-    pixels = layer.in_features // max(channels, 1)
-    return kernel.reshape(channels, pixels, layer.out_features).swapaxes(0, 1)
+        shape = (*layer.kernel_size, channels, features)
+        kernel = np.array(_variable(path, layer, "kernel", shape)[...])
+        return kernel.reshape(math.prod(layer.kernel_size), channels, features)
+    pixels = layer.kernel.shape[0] // max(channels, 1)
+    kernel = _variable(path, layer, "kernel", (channels * pixels, features))[...]
+    return np.array(kernel).reshape(channels, pixels, features).swapaxes(0, 1)
 
 
 def _set_kernel(layer: nnx.Conv | nnx.Linear, kernel: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def cost(model: nnx.Module, image_shape: Sequence[int]) -> Cost:
 def compare(before: nnx.Module, after: nnx.Module, image_shape: Sequence[int]) -> str:
     """A table of the costs of two networks of the same layers; see cost.
 
-    Example: see models.shrink.
+    Example: see models.export.shrink.
     """
     costs = [cost(model, image_shape) for model in (before, after)]
     rows = [
@@ -88,17 +88,21 @@ def _multiply_adds(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         inner = sum(map(_multiply_adds, jaxprs_in_params(equation.params)))
+        operands, result = map(_shape, equation.invars), _shape(equation.outvars[0])
         match equation.primitive.name:
             case "conv_general_dilated":  # kernels are (height, width, in, out)
-                one = math.prod(equation.invars[1].aval.shape[:-1])
-                total += equation.outvars[0].aval.size * one
+                _, kernel = operands
+                total += math.prod(result) * math.prod(kernel[:-1])
             case "dot_general":
+                left, _ = operands
                 (contracted, _), _ = equation.params["dimension_numbers"]
-                shape = equation.invars[0].aval.shape
-                one = math.prod(shape[axis] for axis in contracted)
-                total += equation.outvars[0].aval.size * one
+                total += math.prod(result) * math.prod(left[i] for i in contracted)
             case "scan":
                 total += equation.params["length"] * inner
             case _:
                 total += inner
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

@@ -10,12 +10,15 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import export
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+
+from models.export._dtypes import recast
 
 
 def to_onnx(
@@ -28,9 +31,9 @@ def to_onnx(
     Parameters and arithmetic are float32 too, whatever they are in the network.
 
     Zeros take as much room and time as other weights: shrink the network first
-    (models.shrink). Layers of width 0 are left out, for ONNX reads a length of 0 in a
-    new shape as "unchanged". What they feed are sums of no terms, and zeros are written
-    for these.
+    (models.export.shrink). Layers of width 0 are left out, for ONNX reads a length of 0
+    in a new shape as "unchanged". What they feed are sums of no terms, and zeros are
+    written for these.
 
     The first call takes some seconds: jax2onnx loads its conversions.
 
@@ -65,7 +68,7 @@ def to_onnx(
             f"image_shape must have lengths of at least 1, got {tuple(image_shape)}"
         )
     jax2onnx = _jax2onnx()
-    network = _in_float32(model)
+    network = recast(model, lambda _: jnp.float32)
     network.eval()
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
@@ -81,17 +84,6 @@ def to_onnx(
     Path(path).write_bytes(onnx_model.SerializeToString())
 
 
-def _in_float32(model: nnx.Module) -> nnx.Module:
-    """A copy that stores and computes in float32."""
-    model = nnx.clone(model)
-    for _, module in nnx.iter_modules(model):
-        if hasattr(module, "dtype"):
-            module.dtype = jnp.float32
-    for _, variable in nnx.to_flat_state(nnx.state(model)):
-        variable.set_value(variable[...].astype(jnp.float32))
-    return model
-
-
 def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> jax.Array:
     """What a jaxpr computes, by operations that jax2onnx and ONNX Runtime have."""
     variables = [*jaxpr.constvars, *jaxpr.invars]
@@ -101,7 +93,7 @@ def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> jax.Array:
         return variable.val if isinstance(variable, Literal) else values[variable]
 
     for equation in jaxpr.eqns:
-        (result,) = equation.outvars
+        result: Any = equation.outvars[0]
         if _is_empty(result):
             continue
         if _sums_no_terms(equation):
@@ -109,12 +101,12 @@ def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> jax.Array:
             continue
         operands = map(read, equation.invars)
         if inner := list(jaxprs_in_params(equation.params)):  # relu is a function
-            values[result] = _evaluate(*inner, *operands)
+            values[result] = _evaluate(inner[0], *operands)
         elif equation.primitive.name == "reduce_window_max":
-            values[result] = _max_pool(*operands, equation.params)
+            values[result] = _max_pool(*operands, window=equation.params)
         else:
             values[result] = equation.primitive.bind(*operands, **equation.params)
-    return read(*jaxpr.outvars)
+    return read(jaxpr.outvars[0])
 
 
 def _is_empty(variable) -> bool:

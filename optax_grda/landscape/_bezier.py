@@ -239,13 +239,16 @@ def train_bend(
     ((length,),) = lengths
     value_and_grad = jax.value_and_grad(bend_loss(loss_fn))
 
-    def step(carry, key_and_batch):
+    def step(ends, carry, key_and_batch):
         bend, opt_state = carry
-        loss, gradients = value_and_grad(bend, curve.start, curve.end, *key_and_batch)
+        loss, gradients = value_and_grad(bend, *ends, *key_and_batch)
         updates, opt_state = optimizer.update(gradients, opt_state, bend)
         return (optax.apply_updates(bend, updates), opt_state), loss
 
     (bend, opt_state), losses = scan(
-        step, (curve.bend, opt_state), (jax.random.split(key, length), batches)
+        step,
+        (curve.start, curve.end),
+        (curve.bend, opt_state),
+        (jax.random.split(key, length), batches),
     )
     return dataclasses.replace(curve, bend=bend), opt_state, losses
