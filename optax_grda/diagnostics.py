@@ -184,13 +184,13 @@ def _is_dual_average(node: Any) -> bool:
 def predicted_threshold(
     learning_rate: optax.ScalarOrSchedule, c: float, mu: float, steps: int
 ) -> float:
-    r"""The threshold that :func:`grda` reaches after so many steps.
+    r"""The threshold that :func:`~optax_grda.grda` reaches after so many steps.
 
     At a constant learning rate :math:`L_n = c\, \gamma^{1/2} (n \gamma)^\mu`; for a
     schedule the increments are summed, in float64, on the host.
 
     Args:
-      learning_rate, c, mu: as for :func:`grda`, not traced.
+      learning_rate, c, mu: as for :func:`~optax_grda.grda`, not traced.
       steps: n >= 0.
 
     Returns:
@@ -198,7 +198,7 @@ def predicted_threshold(
       weights have.
 
     Raises:
-      ValueError: if an argument is outside the range that :func:`grda` asks for, or
+      ValueError: if an argument is outside the range that :func:`~optax_grda.grda` asks for, or
         ``steps`` is negative.
 
     Example:
@@ -231,7 +231,7 @@ def c_for_sparsity(
     mu: float,
     steps: int,
 ) -> float:
-    """The c with which :func:`grda` ends at a sparsity, if the accumulator stays as is.
+    """The c with which :func:`~optax_grda.grda` ends at a sparsity, if the accumulator stays as is.
 
     It is the c whose threshold after ``steps`` steps is the quantile of the moduli in
     the accumulator. It does not stay as it is: weights that matter grow with the
@@ -240,16 +240,16 @@ def c_for_sparsity(
     (mean of 5 seeds; mu 0.6, learning rate 0.1), training with the c found gave
 
     - 70 / 80 / 85 %, from one epoch of plain SGD,
-    - 77 / 87 / 92 %, from 15 epochs of :func:`target_sparsity`, ramp included,
+    - 77 / 87 / 92 %, from 15 epochs of :func:`~optax_grda.target_sparsity`, ramp included,
     - 79 / 89 / 94 %, from 30,
     - 80 / 90 / 95 %, from 60.
 
-    So one epoch gives a lower bound, and a short run of :func:`target_sparsity` a
+    So one epoch gives a lower bound, and a short run of :func:`~optax_grda.target_sparsity` a
     better one; to get the sparsity itself, train with that.
 
     Args:
-      accumulator: ``state.accumulator`` of a run of :func:`grda` or
-        :func:`target_sparsity`; for SGD, its weights.
+      accumulator: ``state.accumulator`` of a run of :func:`~optax_grda.grda` or
+        :func:`~optax_grda.target_sparsity`; for SGD, its weights.
       sparsity: the fraction of zeros wanted, in [0, 1).
       learning_rate, mu, steps: of the run that c is for; steps > 0.
 

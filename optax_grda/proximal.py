@@ -114,8 +114,7 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
     be cut out; that is the point of it.
 
     Squares are summed leaf by leaf, and each leaf is multiplied by one factor a unit:
-    there is no temporary of the size of a parameter, and over a mesh one sum a leaf is
-    all that devices exchange.
+    no leaf is moved, and over a mesh one sum a leaf is all that devices exchange.
 
     On the digits network (64-128-64-10, hidden units as groups, 5 seeds), by test
     accuracy, with the entries left in the kernels once dead units are cut out: plain
