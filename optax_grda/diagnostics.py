@@ -198,8 +198,9 @@ def predicted_threshold(
       weights have.
 
     Raises:
-      ValueError: if an argument is outside the range that :func:`~optax_grda.grda` asks for, or
-        ``steps`` is negative.
+      ValueError: if an argument is outside the range that :func:`~optax_grda.grda`
+        asks for, or ``steps`` is negative.
+      TypeError: if ``steps`` is no integer.
 
     Example:
       >>> import optax
@@ -231,7 +232,7 @@ def c_for_sparsity(
     mu: float,
     steps: int,
 ) -> float:
-    """The c with which :func:`~optax_grda.grda` ends at a sparsity, if the accumulator stays as is.
+    """The c with which gRDA ends at a sparsity, if the accumulator stays as it is.
 
     It is the c whose threshold after ``steps`` steps is the quantile of the moduli in
     the accumulator. It does not stay as it is: weights that matter grow with the
@@ -240,12 +241,13 @@ def c_for_sparsity(
     (mean of 5 seeds; mu 0.6, learning rate 0.1), training with the c found gave
 
     - 70 / 80 / 85 %, from one epoch of plain SGD,
-    - 77 / 87 / 92 %, from 15 epochs of :func:`~optax_grda.target_sparsity`, ramp included,
+    - 77 / 87 / 92 %, from 15 epochs of the dial, ramp included,
     - 79 / 89 / 94 %, from 30,
     - 80 / 90 / 95 %, from 60.
 
-    So one epoch gives a lower bound, and a short run of :func:`~optax_grda.target_sparsity` a
-    better one; to get the sparsity itself, train with that.
+    So one epoch gives a lower bound, and a short run of the dial,
+    :func:`~optax_grda.target_sparsity`, a better one; to get the sparsity itself, train
+    with that.
 
     Args:
       accumulator: ``state.accumulator`` of a run of :func:`~optax_grda.grda` or
