@@ -2,7 +2,7 @@
 
 Sums run over one leaf at a time with ``jnp.sum``, which XLA adds up as a tree: right to
 a few roundings at any size, and at home on any sharding (``jnp.vdot`` would flatten the
-leaves first, and gather them).
+leaves first, and gather them). Each function is one program, also outside of ``jit``.
 """
 
 import functools
@@ -17,6 +17,7 @@ from optax_grda._arrays import at_least_float32
 PyTree = Any
 
 
+@jax.jit
 def widen(tree: PyTree) -> PyTree:
     """The leaves as arrays of at least float32."""
     return jax.tree.map(
@@ -24,6 +25,7 @@ def widen(tree: PyTree) -> PyTree:
     )
 
 
+@jax.jit
 def combine(like: PyTree, *terms: tuple[jax.typing.ArrayLike, PyTree]) -> PyTree:
     """The sum of scalar * tree over the terms, rounded to the dtypes of ``like``."""
     scalars, trees = zip(*terms, strict=True)
@@ -44,11 +46,13 @@ def widest(tree: PyTree) -> jnp.dtype:
     return max(dtypes, key=lambda dtype: dtype.itemsize)
 
 
+@jax.jit
 def subtract(a: PyTree, b: PyTree) -> PyTree:
     """a - b, in at least float32."""
     return jax.tree.map(jnp.subtract, widen(a), widen(b))
 
 
+@jax.jit
 def total(tree: PyTree) -> jax.Array:
     """The sum of all entries, in the widest dtype of a leaf."""
     sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
@@ -56,11 +60,13 @@ def total(tree: PyTree) -> jax.Array:
     return jnp.sum(jnp.stack([s.astype(dtype) for s in sums]))
 
 
+@jax.jit
 def dot(a: PyTree, b: PyTree) -> jax.Array:
     """The inner product, of trees that are widened already."""
     return total(jax.tree.map(jnp.multiply, a, b))
 
 
+@jax.jit
 def norm(a: PyTree) -> jax.Array:
     """The Euclidean norm, of a tree that is widened already."""
     return jnp.sqrt(dot(a, a))

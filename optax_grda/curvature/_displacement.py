@@ -42,8 +42,12 @@ def projection_fraction(delta: PyTree, eigenvectors: PyTree) -> jax.Array:
       >>> print(projection_fraction(jnp.array([3.0, 4.0]), first_axis).round(3))
       0.36
     """
-    first = jax.tree.map(lambda v: jnp.asarray(v)[0], eigenvectors)
-    check_points(delta=delta, eigenvectors=first)
+    return _projection_fraction(delta, eigenvectors)
+
+
+@jax.jit
+def _projection_fraction(delta: PyTree, eigenvectors: PyTree) -> jax.Array:
+    check_points(delta=delta, eigenvectors=jax.tree.map(lambda v: v[0], eigenvectors))
     delta, eigenvectors = widen(delta), widen(eigenvectors)
     components = jax.vmap(dot, in_axes=(0, None))(eigenvectors, delta)
     return jnp.sum(jnp.square(components)) / dot(delta, delta)
@@ -96,6 +100,11 @@ def agreement(sgd: PyTree, grda: PyTree, definition: PyTree) -> Agreement:
       <https://arxiv.org/abs/2006.09358>`_, NeurIPS 2020, Theorem 3.1.
     """
     check_points(sgd=sgd, grda=grda, definition=definition)
+    return _agreement(sgd, grda, definition)
+
+
+@jax.jit
+def _agreement(sgd: PyTree, grda: PyTree, definition: PyTree) -> Agreement:
     found, defined = subtract(grda, sgd), subtract(definition, sgd)
     zeros = jax.tree.map(lambda x: x == 0, grda)
     shared = jax.tree.map(lambda x, zero: (x == 0) & zero, definition, zeros)

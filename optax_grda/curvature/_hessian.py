@@ -42,7 +42,8 @@ class Hessian:
 
     It is itself a pytree: as an argument of a function under :func:`jax.jit`, neither
     its params nor its batches become constants of the program, and others of the same
-    shapes run without compiling again. Both may be sharded; H v is sharded like params.
+    shapes run without compiling again. Both may be sharded; H v is sharded like params
+    (over Auto axes, as the compiler chooses).
 
     .. note::
       GPUs and TPUs round float32 products to about three digits, unless asked for more
@@ -187,7 +188,7 @@ class GaussNewton:
             fastest one by one.
 
         Returns:
-          Pytree with the structure, shapes, dtypes and shardings of params.
+          Pytree with the structure, shapes and dtypes of params.
 
         Raises:
           ValueError: if the leaves of batches differ in length or hold no batch, or if
@@ -230,16 +231,16 @@ class GaussNewton:
     def _diagonal_of(self, example: PyTree) -> PyTree:
         """The diagonal of one example's Gauss-Newton matrix."""
         batch = jax.tree.map(lambda x: x[None], example)
-        outputs = self.model_fn(self.params, batch)
+        shape = jax.eval_shape(self.model_fn, self.params, batch).shape
 
         def model(params):
-            return jnp.ravel(replicated(self.model_fn(params, batch)))
+            return replicated(self.model_fn(params, batch)).ravel()
 
-        def loss(flat_outputs):
-            return self.loss_fn(flat_outputs.reshape(outputs.shape), batch)
+        def loss(outputs):
+            return self.loss_fn(outputs.reshape(shape), batch)
 
         jacobian = jax.jacrev(model)(self.params)
-        curvature = jax.hessian(loss)(jnp.ravel(outputs))
+        curvature = jax.hessian(loss)(model(self.params))
         return jax.tree.map(
             lambda j: jnp.sum(j * jnp.tensordot(curvature, j, 1), axis=0), jacobian
         )

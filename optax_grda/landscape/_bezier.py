@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_grda._loops import scan
+from optax_grda._loops import scan, stack_length
 from optax_grda._points import check_points
 from optax_grda._trees import combine, dot, norm, subtract
 from optax_grda.landscape._checks import (
@@ -119,18 +119,22 @@ class Bezier:
         """
         start, bend, end = self._points()
         a, b = subtract(bend, start), subtract(end, bend)
-        aa, ab, bb = dot(a, a), dot(a, b), dot(b, b)
-        nodes, weights = np.polynomial.legendre.leggauss(64)
-        t = jnp.asarray((nodes + 1) / 2, aa.dtype)
-        squares = (1 - t) ** 2 * aa + 2 * t * (1 - t) * ab + t**2 * bb
-        # Rounding may leave less than nothing where the curve stops.
-        speed = 2 * jnp.sqrt(jnp.maximum(squares, 0))
-        return jnp.sum(jnp.asarray(weights / 2, aa.dtype) * speed)
+        return _length(dot(a, a), dot(a, b), dot(b, b))
 
     def _points(self) -> tuple[PyTree, PyTree, PyTree]:
         # Checked on use: JAX also builds curves whose leaves are no arrays.
         check_points(start=self.start, bend=self.bend, end=self.end)
         return self.start, self.bend, self.end
+
+
+@jax.jit
+def _length(aa: jax.Array, ab: jax.Array, bb: jax.Array) -> jax.Array:
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    t = jnp.asarray((nodes + 1) / 2, aa.dtype)
+    squares = (1 - t) ** 2 * aa + 2 * t * (1 - t) * ab + t**2 * bb
+    # Rounding may leave less than nothing where the curve stops.
+    speed = 2 * jnp.sqrt(jnp.maximum(squares, 0))
+    return jnp.sum(jnp.asarray(weights / 2, aa.dtype) * speed)
 
 
 def bend_loss(loss_fn: Callable[[PyTree, Any], Any]) -> Callable[..., Any]:
@@ -184,9 +188,13 @@ def train_bend(
 ) -> tuple[Bezier, optax.OptState, jax.Array]:
     """Moves the bend by one optimizer step per batch, each at a t of its own.
 
-    One ``lax.scan`` (or, of one batch, a step), pure: call it once an epoch, under
-    ``jax.jit(train_bend, static_argnums=(0, 1))`` so that it compiles once. Start with
-    ``Bezier.straight(start, end)``. The ends stay as they are.
+    Start with ``Bezier.straight(start, end)``, and call it once an epoch. The ends stay
+    as they are.
+
+    Pure. Called from Python, it loops over the batches there, and compiles a step once
+    for each ``loss_fn`` and ``optimizer``; called under :func:`jax.jit`, with both
+    static, it is one :func:`jax.lax.scan`. On a CPU call it from Python if the model
+    has convolutions: they are some 20 times slower in a loop inside a program.
 
     BatchNorm: ``loss_fn`` normalises by the statistics of the batch and drops the
     running ones, which would mix those of all t. They are estimated afterwards, at each
@@ -206,7 +214,7 @@ def train_bend(
       batch before its step, of shape (batches,).
 
     Raises:
-      ValueError: if batches hold no array, or arrays whose first axes differ; if the
+      ValueError: if the leaves of batches differ in length or hold no batch; if the
         structures, shapes or dtypes of the curve's points differ.
       TypeError: if a leaf of the curve is not of a real float dtype.
 
@@ -230,25 +238,19 @@ def train_bend(
       >>> print(f"{barrier_height(along(line)):.2f} {barrier_height(along(curve)):.2f}")
       0.25 0.00
     """
-    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
-    if len(lengths) != 1 or lengths == {()}:
-        raise ValueError(
-            "batches must hold arrays that share the length of their first axis, "
-            f"got lengths {sorted(lengths)}"
-        )
-    ((length,),) = lengths
-    value_and_grad = jax.value_and_grad(bend_loss(loss_fn))
-
-    def step(ends, carry, key_and_batch):
-        bend, opt_state = carry
-        loss, gradients = value_and_grad(bend, *ends, *key_and_batch)
-        updates, opt_state = optimizer.update(gradients, opt_state, bend)
-        return (optax.apply_updates(bend, updates), opt_state), loss
-
-    (bend, opt_state), losses = scan(
-        step,
-        (curve.start, curve.end),
-        (curve.bend, opt_state),
-        (jax.random.split(key, length), batches),
-    )
+    keys = jax.random.split(key, stack_length("batches", batches))
+    functions = map(jax.tree_util.Partial, (loss_fn, optimizer.update))
+    constants = (*functions, (curve.start, curve.end))
+    carry = curve.bend, opt_state
+    (bend, opt_state), losses = scan(_bend_step, constants, carry, (keys, batches))
     return dataclasses.replace(curve, bend=bend), opt_state, losses
+
+
+def _bend_step(constants: PyTree, carry: PyTree, key_and_batch: PyTree):
+    loss_fn, update, ends = constants
+    bend, opt_state = carry
+    loss, gradients = jax.value_and_grad(bend_loss(loss_fn))(
+        bend, *ends, *key_and_batch
+    )
+    updates, opt_state = update(gradients, opt_state, bend)
+    return (optax.apply_updates(bend, updates), opt_state), loss

@@ -49,5 +49,10 @@ def l2_over_l1(params: PyTree) -> jax.Array:
       follows this ratio over training, for SGD and for gRDA.
     """
     check_points(params=params)
+    return _l2_over_l1(params)
+
+
+@jax.jit
+def _l2_over_l1(params: PyTree) -> jax.Array:
     w = widen(params)
     return norm(w) / total(jax.tree.map(jnp.abs, w))

@@ -1,4 +1,7 @@
-"""A network of 2,410 parameters, trained on digits, and its curvature in full."""
+"""A network of 1,210 parameters, trained on digits, and its curvature in full.
+
+Training and both matrices are NumPy's, in float64, with derivatives by hand.
+"""
 
 from typing import NamedTuple
 
@@ -6,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
-IMAGES, BATCHES = 192, 4  # a batch divides among eight devices
+IMAGES, BATCHES = 192, 4
+PIXELS, HIDDEN, CLASSES = 64, 16, 10
 
 
 class Network(NamedTuple):
@@ -45,78 +49,147 @@ class Network(NamedTuple):
         return Network.cross_entropy(Network.model_fn(params, batch), batch)
 
 
-@pytest.fixture
-def random_like():
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Threads of BLAS are slow where tests share the cores."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def flat():
+    """A pytree as one vector, on the host."""
+
+    def flatten(tree):
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+    return flatten
+
+
+@pytest.fixture(scope="session")
+def unflat():
+    """A vector as a pytree like another, of its dtypes, on the host."""
+
+    def unflatten(vector, like):
+        leaves, structure = jax.tree.flatten(like)
+        parts = np.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
+        return structure.unflatten(
+            part.reshape(leaf.shape).astype(leaf.dtype)
+            for part, leaf in zip(parts, leaves, strict=True)
+        )
+
+    return unflatten
+
+
+@pytest.fixture(scope="session")
+def random_like(unflat):
     """Pytrees of normal entries, the same in every dtype."""
 
     def make(tree, seed=0):
-        flat, unravel = ravel_pytree(tree)
-        entries = np.random.default_rng(seed).normal(size=flat.size)
-        return unravel(jnp.asarray(entries, flat.dtype))
+        size = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        entries = np.random.default_rng(seed).normal(size=size)
+        return jax.tree.map(jnp.asarray, unflat(entries, tree))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def network():
+def digits():
+    """Images (192, 64) in [0, 1], and labels as rows of the identity."""
     images, labels = load_digits(return_X_y=True)
+    return images[:IMAGES] / 16, np.eye(CLASSES)[labels[:IMAGES]]
+
+
+def forward(weights, images):
+    """Hidden units, and the probabilities of the classes."""
+    kernel, bias, out_kernel, out_bias = weights
+    hidden = np.maximum(images @ kernel + bias, 0)
+    logits = hidden @ out_kernel + out_bias
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return hidden, p / p.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def trained(digits):
+    """Kernel and bias of the hidden layer and of the logits, after 500 epochs of SGD."""
+    images, targets = digits
+    rng = np.random.default_rng(0)
+    weights = [
+        rng.normal(size=(PIXELS, HIDDEN)) * (2 / PIXELS) ** 0.5,
+        np.zeros(HIDDEN),
+        rng.normal(size=(HIDDEN, CLASSES)) * (2 / HIDDEN) ** 0.5,
+        np.zeros(CLASSES),
+    ]
+    size = IMAGES // BATCHES
+    for step in range(500 * BATCHES):
+        batch = slice(step % BATCHES * size, (step % BATCHES + 1) * size)
+        hidden, p = forward(weights, images[batch])
+        slope = (p - targets[batch]) / size
+        back = slope @ weights[2].T * (hidden > 0)
+        gradients = images[batch].T @ back, back.sum(0), hidden.T @ slope, slope.sum(0)
+        for w, g in zip(weights, gradients, strict=True):
+            w -= 0.2 * g
+    return [w.astype(np.float32) for w in weights]
+
+
+@pytest.fixture(scope="session")
+def network(digits, trained):
+    images, targets = digits
     batches = (
-        jnp.asarray(images[:IMAGES].reshape(BATCHES, -1, 64) / 16, jnp.float32),
-        jnp.asarray(labels[:IMAGES].reshape(BATCHES, -1), jnp.int32),
+        jnp.asarray(images.reshape(BATCHES, -1, PIXELS), jnp.float32),
+        jnp.asarray(targets.argmax(axis=1).reshape(BATCHES, -1), jnp.int32),
     )
-    keys = jax.random.split(jax.random.key(0))
+    kernel, bias, out_kernel, out_bias = map(jnp.asarray, trained)
     params = {
-        name: {
-            "kernel": jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5,
-            "bias": jnp.zeros(shape[1]),
-        }
-        for name, key, shape in zip(
-            ("hidden", "logits"), keys, ((64, 32), (32, 10)), strict=True
-        )
+        "hidden": {"kernel": kernel, "bias": bias},
+        "logits": {"kernel": out_kernel, "bias": out_bias},
     }
-
-    def step(params, n):
-        batch = jax.tree.map(lambda x: x[n % BATCHES], batches)
-        gradient = jax.grad(Network.loss_fn)(params, batch)
-        return jax.tree.map(lambda w, g: w - 0.1 * g, params, gradient), None
-
-    params, _ = jax.jit(lambda p: jax.lax.scan(step, p, jnp.arange(2000)))(params)
     return Network(params, batches)
 
 
 @pytest.fixture(scope="session")
-def dense_hessian(network):
-    """In float64, reverse over reverse (the library takes forward over reverse)."""
-    with jax.enable_x64(True):
-        network = network.astype(jnp.float64)
-        flat, unravel = ravel_pytree(network.params)
-
-        def row(unit):
-            def slope(w):
-                loss, pullback = jax.vjp(
-                    lambda w: Network.loss_fn(unravel(w), network.whole), w
-                )
-                return jnp.vdot(pullback(jnp.ones_like(loss))[0], unit)
-
-            return jax.grad(slope)(flat)
-
-        rows = jax.jit(lambda x: jax.lax.map(row, x, batch_size=64))
-        return np.asarray(rows(jnp.eye(flat.size)))
-
-
-@pytest.fixture(scope="session")
-def dense_gauss_newton(network):
-    """In float64, from the Jacobian of the logits."""
-    with jax.enable_x64(True):
-        network = network.astype(jnp.float64)
-        flat, unravel = ravel_pytree(network.params)
-
-        def logits(w):
-            return Network.model_fn(unravel(w), network.whole)
-
-        p = np.asarray(jax.nn.softmax(logits(flat)))
-        jacobian = np.asarray(jax.jit(jax.jacrev(logits))(flat))
+def dense(digits, trained):
+    """The Hessian and the Gauss-Newton matrix, entries in the order of ``flat``."""
+    images, targets = digits
+    weights = [w.astype(np.float64) for w in trained]
+    hidden, p = forward(weights, images)
+    on = (hidden > 0).astype(np.float64)
+    # What a logit c gains per unit of each parameter: (images, c, parameter).
+    through = on[:, None, :] * weights[2].T
+    each = np.eye(CLASSES)
+    jacobian = np.concatenate(
+        [
+            through,  # hidden/bias
+            np.einsum("ni,ncj->ncij", images, through).reshape(IMAGES, CLASSES, -1),
+            np.broadcast_to(each, (IMAGES, CLASSES, CLASSES)),  # logits/bias
+            np.einsum("nj,cd->ncjd", hidden, each).reshape(IMAGES, CLASSES, -1),
+        ],
+        axis=2,
+    )
     curved = p[:, :, None] * (
         jacobian - np.einsum("nc,ncd->nd", p, jacobian)[:, None, :]
     )
-    return jacobian.reshape(-1, flat.size).T @ curved.reshape(-1, flat.size) / IMAGES
+    size = jacobian.shape[2]
+    gauss_newton = jacobian.reshape(-1, size).T @ curved.reshape(-1, size) / IMAGES
+    # The model bends where a parameter before unit j meets one behind it.
+    bend = np.einsum("ni,nj,nc->ijc", images, on, p - targets) / IMAGES
+    bend_bias = np.einsum("nj,nc->jc", on, p - targets) / IMAGES
+    hessian = gauss_newton.copy()
+    start, behind = HIDDEN, size - HIDDEN * CLASSES
+    for j in range(HIDDEN):
+        columns = behind + j * CLASSES + np.arange(CLASSES)
+        rows = start + np.arange(PIXELS) * HIDDEN + j
+        for at, values in (([j], bend_bias[j][None]), (rows, bend[:, j])):
+            hessian[np.ix_(at, columns)] += values
+            hessian[np.ix_(columns, at)] += values.T
+    return hessian, gauss_newton
+
+
+@pytest.fixture(scope="session")
+def dense_hessian(dense):
+    return dense[0]
+
+
+@pytest.fixture(scope="session")
+def dense_gauss_newton(dense):
+    return dense[1]

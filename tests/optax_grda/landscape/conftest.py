@@ -1,10 +1,9 @@
-"""Weights to test on: small random pytrees, on one device or split over eight."""
+"""Weights to test on: small random pytrees."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 @pytest.fixture
@@ -38,19 +37,3 @@ def flat():
         return np.concatenate(leaves)
 
     return flatten
-
-
-@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-def shard(request):
-    """Splits the first axis of every leaf over the eight devices, where it has one."""
-    mesh = jax.make_mesh((8,), ("model",), axis_types=(request.param,))
-
-    def split(tree):
-        def place(leaf):
-            spec = PartitionSpec("model") if jnp.ndim(leaf) else PartitionSpec()
-            return jax.device_put(leaf, NamedSharding(mesh, spec))
-
-        return jax.tree.map(place, tree)
-
-    with jax.set_mesh(mesh):
-        yield split

@@ -59,11 +59,6 @@ def test_ratio_under_vmap(points):
     np.testing.assert_allclose(jax.vmap(l2_over_l1)(stacked), expected, rtol=1e-6)
 
 
-def test_ratio_of_sharded_weights(points, shard):
-    (params,) = points(1)
-    np.testing.assert_allclose(l2_over_l1(shard(params)), l2_over_l1(params), rtol=1e-6)
-
-
 def test_bad_params_are_refused():
     with pytest.raises(ValueError, match="params must hold at least one array, got"):
         l2_over_l1({})

@@ -121,19 +121,6 @@ def test_planes_under_vmap_are_planes_one_by_one(points):
         assert_close([value[i] for value in together], list(project(scale)))
 
 
-def test_sharded_weights_give_the_same_plane(points, shard):
-    @jax.jit
-    def project(first, second, third, other):
-        plane = Plane.through(first, second, third)
-        return plane, plane.project(other)
-
-    expected = project(*points(4))
-    actual = project(*map(shard, points(4)))
-    assert_close(actual, expected)
-    plane, _ = actual
-    assert not plane.y_axis["dense"]["kernel"].sharding.is_fully_replicated
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.5, 1.0])
 def test_collinear_points_are_refused(points, dtype, where):
