@@ -79,9 +79,7 @@ def shrink(model: nnx.Module) -> nnx.Module:
       multiply-adds   17,024  4,464
     """
     if not isinstance(model, Network) or type(model) not in typing.get_args(Network):
-        raise TypeError(
-            f"model must be a network of models.names(), got {type(model)}"
-        )
+        raise TypeError(f"model must be a network of models.names(), got {type(model)}")
     _check_modes(model)
     wide = recast(model, lambda dtype: np.promote_types(dtype, np.float32))
     small = nnx.clone(wide)
