@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 DType = jax.typing.DTypeLike
@@ -16,7 +18,7 @@ def recast(model: Model, to: Callable[[DType], DType]) -> Model:
     for module in _modules(model):
         module.dtype = to(module.dtype)
     for variable in _variables(model):
-        variable.set_value(variable[...].astype(to(variable.dtype)))
+        _store(variable, to(variable.dtype))
     return model
 
 
@@ -25,7 +27,11 @@ def recast_like(model: nnx.Module, other: nnx.Module) -> None:
     for module, like in zip(_modules(model), _modules(other), strict=True):
         module.dtype = like.dtype
     for variable, like in zip(_variables(model), _variables(other), strict=True):
-        variable.set_value(variable[...].astype(like.dtype))
+        _store(variable, like.dtype)
+
+
+def _store(variable: nnx.Variable, dtype: DType) -> None:
+    variable.set_value(jnp.asarray(np.asarray(variable[...]), dtype))
 
 
 def _modules(model: nnx.Module) -> Iterator[Any]:
@@ -37,4 +43,5 @@ def _modules(model: nnx.Module) -> Iterator[Any]:
 
 def _variables(model: nnx.Module) -> Iterator[nnx.Variable]:
     for _, variable in nnx.to_flat_state(nnx.state(model)):
-        yield variable
+        if isinstance(variable, nnx.Variable):
+            yield variable

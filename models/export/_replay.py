@@ -117,6 +117,8 @@ class Replay:
             x.needed[:] = True
         kernel = _kernel(path, layer, len(x.known))
         features = kernel.shape[-1:]
+        if layer.use_bias != (layer.bias is not None):
+            raise ValueError(f"{path}.use_bias must be {not layer.use_bias}")
         bias = _variable(path, layer, "bias", features) if layer.use_bias else None
 
         # At the border of the map, some weights meet the padding's zeros instead.
@@ -209,7 +211,7 @@ def _variable(
     variable: Any = getattr(layer, name)
     found = getattr(variable, "shape", None)
     if found != shape:
-        raise ValueError(f"{path}.{name} must have shape {shape}, got {found}")
+        raise ValueError(f"{path}/{name} must have shape {shape}, got {found}")
     return variable
 
 
@@ -220,7 +222,7 @@ def _kernel(path: str, layer: nnx.Conv | nnx.Linear, channels: int) -> np.ndarra
         shape = (*layer.kernel_size, channels, features)
         kernel = np.array(_variable(path, layer, "kernel", shape)[...])
         return kernel.reshape(math.prod(layer.kernel_size), channels, features)
-    pixels = layer.kernel.shape[0] // max(channels, 1)
+    pixels = max(layer.kernel.shape[0] // max(channels, 1), 1)
     kernel = _variable(path, layer, "kernel", (channels * pixels, features))[...]
     return np.array(kernel).reshape(channels, pixels, features).swapaxes(0, 1)
 

@@ -7,6 +7,7 @@ pad by numbers. So it is given the primitives that the layers consist of.
 import contextlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ def to_onnx(
     in a new shape as "unchanged". What they feed are sums of no terms, and zeros are
     written for these.
 
-    The first call takes some seconds: jax2onnx loads its conversions.
+    The first call takes some seconds: jax2onnx loads its conversions (those of Equinox
+    only if the program has imported Equinox: they would take a multiple).
 
     Args:
       model: a network of this package. It is not changed.
@@ -73,7 +75,7 @@ def to_onnx(
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     traced = jax.make_jaxpr(lambda images: network(images))(images)
-    with _no_reports_of_other_operations():
+    with _no_reports_of_other_operations(), _without_equinox():
         onnx_model = jax2onnx.to_onnx(
             lambda images: _evaluate(traced.jaxpr, *traced.consts, images),
             [images],
@@ -151,6 +153,24 @@ def _no_reports_of_other_operations() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_equinox() -> Iterator[None]:
+    """Lets Equinox seem not to be installed, unless the program uses it.
+
+    When jax2onnx loads its conversions of Equinox's layers, these build and compile
+    some dozens of such layers, which takes longer than everything else.
+    """
+    modules: dict[str, Any] = sys.modules
+    if "equinox" in modules:
+        yield
+        return
+    modules["equinox"] = None
+    try:
+        yield
+    finally:
+        del modules["equinox"]
 
 
 def _jax2onnx():

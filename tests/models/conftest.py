@@ -1,5 +1,8 @@
 """Tiny networks with every kind of layer, on weights that need no compiling."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ OPTIONS = {
     "vgg16": VGG,
     "vgg16bn": VGG,
     "vgg16bn-authors": VGG,
-    "wrn28x10": {"image_shape": (8, 8, 3), "depth": 10, "widen_factor": 1},
+    "wrn28x10": {"image_shape": (32, 32, 3), "depth": 10, "widen_factor": 1},
     "resnet50": {"image_shape": (32, 32, 3), "stage_sizes": (1, 2), "width": 4},
     "keras-cnn": CNN,
     "small-cnn": CNN,
@@ -21,22 +24,64 @@ OPTIONS = {
     "digits-wrn10x1": {"image_shape": (8, 8, 1)},
     "digits-mlp": {"image_shape": (4, 4, 1), "features": (8, 6)},
 }
+# The other names are of networks that compute as one of these does.
+DISTINCT = (
+    "vgg16",
+    "vgg16bn",
+    "vgg16bn-authors",
+    "wrn28x10",
+    "resnet50",
+    "keras-cnn",
+    "digits-mlp",
+)
 
 
-@pytest.fixture(params=models.names())
+@pytest.fixture(scope="session", params=models.names())
 def name(request):
     return request.param
 
 
-@pytest.fixture
-def tiny():
+@pytest.fixture(scope="session", params=DISTINCT)
+def network(request):
+    """The name of a network, one for every kind."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def quickly():
+    """jax.jit for programs that run once: compiled in half the time."""
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    return functools.partial(jax.jit, compiler_options=options)
+
+
+@pytest.fixture(scope="session")
+def abstract():
+    """abstract(name, seed=0, **options): a network without values, shared by tests."""
+
+    @functools.cache
+    def build(name, seed=0, **options):
+        return nnx.eval_shape(
+            lambda: models.create(name, rngs=nnx.Rngs(seed), **options)
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_options():
+    """tiny_options(name): what makes a network of that name tiny."""
+    return lambda name: {"num_classes": 5} | OPTIONS[name]
+
+
+@pytest.fixture(scope="session")
+def tiny(abstract, tiny_options):
     """tiny(name, seed=0, **options): a network of that name with 5 classes."""
 
     def build(name, seed=0, **options):
-        options = OPTIONS[name] | options
-        model = nnx.eval_shape(
-            lambda: models.create(name, num_classes=5, rngs=nnx.Rngs(0), **options)
-        )
+        model = nnx.clone(abstract(name, **(tiny_options(name) | options)))
         rng = np.random.default_rng(seed)
         for path, variable in nnx.to_flat_state(nnx.state(model)):
             values = rng.standard_normal(variable.shape)
@@ -50,7 +95,7 @@ def tiny():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_images():
     """tiny_images(name): four images of the size that tiny(name) takes."""
 
