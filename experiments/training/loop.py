@@ -59,10 +59,8 @@ class Passes(Protocol):
         """Means over the images of a split, "train" or "test", in evaluation mode."""
         ...
 
-    def report(
-        self, state: TrainState, steps: Metrics, tested: Metrics
-    ) -> dict[str, jax.Array]:
-        """See Trainer.report."""
+    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+        """Evaluates on the test images; returns what Trainer.report tells."""
         ...
 
     def close(self) -> None:
@@ -95,8 +93,7 @@ def run_epochs(
             steps = jax.device_get(steps)
             seconds, row = time.perf_counter() - start, None
             if np.max(state.step) == number * passes.trainer.steps_per_epoch:
-                tested = passes.evaluate(state, "test")
-                row = jax.device_get(passes.report(state, steps, tested))
+                row = jax.device_get(passes.report(state, steps))
                 bar.set_postfix(
                     test=f"{np.mean(row['test_accuracy']):.2%}",
                     zero=f"{np.mean(row['sparsity']):.2%}",
@@ -159,7 +156,7 @@ class OnDevice:
         jit = functools.partial(jax.jit, out_shardings=sharding)
         self._train = jit(trainer.train_epoch, donate_argnums=0)
         self._evaluate = jit(trainer.evaluate)
-        self.report = jit(trainer.report)
+        self._report = jit(functools.partial(_test_and_report, trainer))
 
     def train(
         self, state: TrainState, stopping: Callable[[], bool]
@@ -167,6 +164,10 @@ class OnDevice:
         """See Passes. An epoch is not interrupted: it is one call on the device."""
         del stopping
         return self._train(state, *self.splits["train"])
+
+    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+        """See Passes."""
+        return self._report(state, steps, *self.splits["test"])
 
     def evaluate(self, state: TrainState, split: str) -> Metrics:
         """See Passes."""
@@ -208,8 +209,10 @@ class Together:
         data = self.splits["train"]
         program = over_runs.lower(self.initial(), settings, *data).compile()
         self._train = lambda state: program(state, settings, *data)
-        self._evaluate = jax.jit(jax.vmap(self.trainer.evaluate, (0, 0, None, None)))
-        self.report = jax.jit(jax.vmap(self.trainer.report))
+        each = (0, 0, None, None)
+        self._evaluate = jax.jit(jax.vmap(self.trainer.evaluate, each))
+        report = functools.partial(_test_and_report, self.trainer)
+        self._report = jax.jit(jax.vmap(report, each))
 
     def initial(self) -> TrainState:
         """The states before the first step."""
@@ -221,6 +224,10 @@ class Together:
         """See Passes. An epoch is not interrupted: it is one call on the device."""
         del stopping
         return self._train(state)
+
+    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+        """See Passes."""
+        return self._report(state, steps, *self.splits["test"])
 
     def evaluate(self, state: TrainState, split: str) -> Metrics:
         """See Passes."""
@@ -253,7 +260,7 @@ class FromHost:
         jit = functools.partial(jax.jit, out_shardings=sharding)
         self._step = jit(trainer.train_step, donate_argnums=0)
         self._sums = jit(self._weighted_sums)
-        self.report = jit(trainer.report)
+        self._report = jit(trainer.report)
 
     def train(
         self, state: TrainState, stopping: Callable[[], bool]
@@ -274,6 +281,10 @@ class FromHost:
                 jax.block_until_ready(step)
             metrics.append(step)
         return state, jax.tree.map(lambda *steps: np.stack(steps), *metrics)
+
+    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+        """See Passes."""
+        return self._report(state, steps, self.evaluate(state, "test"))
 
     def evaluate(self, state: TrainState, split: str) -> Metrics:
         """See Passes."""
@@ -364,6 +375,17 @@ def train_together(
         seconds += epoch.seconds
         after(epoch)
     return Trained(epoch.state, epoch.row, seconds, passes)
+
+
+def _test_and_report(
+    trainer: Trainer,
+    state: TrainState,
+    steps: Metrics,
+    images: jax.Array,
+    labels: jax.Array,
+) -> dict[str, jax.Array]:
+    tested = trainer.evaluate(state.params, state.batch_stats, images, labels)
+    return trainer.report(state, steps, tested)
 
 
 def _splits(dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -42,7 +42,13 @@ def learning_rates(config: Config) -> np.ndarray:
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by the count of steps."""
+    """The learning rate by the count of steps.
+
+    A constant one does not depend on the number of epochs, nor does then the program:
+    so a run may go on for more of them to the bit.
+    """
+    if config.schedule == "constant":
+        return optax.constant_schedule(config.learning_rate)
     rates = jnp.asarray(learning_rates(config), jnp.float32)
     return lambda count: rates[jnp.minimum(count // steps_per_epoch, rates.size - 1)]
 
