@@ -110,9 +110,7 @@ def sizes(network: nnx.Module, image_shape: tuple[int, ...], path: Path) -> Row:
 
 def in_jax(network: nnx.Module) -> Predict:
     """The network as a compiled program, its weights on the device."""
-    graph, state = nnx.split(network)
-    run = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
-    return lambda images: run(state, images)
+    return functools.partial(_evaluate, *nnx.split(network))
 
 
 def has_onnx() -> bool:
@@ -218,3 +216,8 @@ def verdict(rows: Rows) -> str:
         f"{speedups('JAX')} times as fast at batch {' and '.join(map(str, BATCHES))}"
         f"{there}."
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(images)

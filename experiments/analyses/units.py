@@ -31,6 +31,7 @@ from models.export.cost import cost
 from models.export.shrink import shrink
 
 KEYS = {"rows": ("model", "dataset", "groups", "c", "seed")}
+GROUPS = get_args(Groups)
 LABELS = {
     "none": "single weights",
     "units": "units",
@@ -45,7 +46,7 @@ def parts(options: Units) -> list[Callable[[Path], dict[str, Rows]]]:
     dataset = data.load(config.dataset, options.data_dir)
     return [
         functools.partial(measure, config, dataset, options, groups)
-        for groups in get_args(Groups)
+        for groups in GROUPS
     ]
 
 
@@ -98,7 +99,8 @@ def from_scratch(
         build=lambda rngs: build(rngs=rngs),
     )
     passes, epochs = OnDevice(trainer, dataset), range(1, config.epochs + 1)
-    for epoch in run_epochs(passes, trainer.init(seed), epochs, f"widths {widths}"):
+    state = jax.jit(trainer.init)(seed)
+    for epoch in run_epochs(passes, state, epochs, f"widths {widths}"):
         last = epoch.row
     return float(last["test_accuracy"])
 

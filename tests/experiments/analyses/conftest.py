@@ -16,13 +16,15 @@ import optax
 import pytest
 
 from experiments import analyses
-from experiments.analyses import options
+from experiments.analyses import options, units
 from experiments.training import config as configs
 from experiments.training import data
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config, Grda, Sgd
+from experiments.training.directory import MetricsFile, plain
+from experiments.training.loop import train_together
 from experiments.training.runs import Pair, find_pairs
-from experiments.training.session import train_seeds
+from experiments.training.session import write_summary
 from experiments.training.trainer import make_trainer
 
 
@@ -50,18 +52,44 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits(shared):
-    """The run directories of SGD and gRDA on digits, as the demo makes them."""
+    """The run directories of SGD and gRDA on digits, trained as in the demo.
 
-    def train(directory):
-        directory.mkdir()
+    In one program: SGD is gRDA with c = 0.
+    """
+
+    def train(place):
+        methods = {Grda(c=0.0): Sgd(), Grda(): Grda()}
         dataset = data.load("digits")
-        for method in (Sgd(), Grda()):
-            train_seeds(
-                Config(method=method), dataset, [0], directory / method.name, 30
-            )
+        size = dataset.num_classes, dataset.num_examples
+        writers = []
+        for run, method in enumerate(methods.values()):
+            config, directory = Config(method=method), place / method.name
+            directory.mkdir(parents=True)
+            configs.save(config, directory / "config.json")
+            writers.append((run, directory, config, make_trainer(config, *size)))
+
+        def after(epoch):
+            for run, directory, config, trainer in writers:
+                state, row = jax.tree.map(
+                    lambda x, run=run: x[run], (epoch.state, epoch.row)
+                )
+                row = {"epoch": epoch.number, **plain(row), "images_per_second": 1.0}
+                MetricsFile(directory).append(row)
+                if config.method == Sgd():
+                    opt_state = trainer.optimizer.init(state.params)
+                    opt_state = optax.tree.set(opt_state, count=state.opt_state.count)
+                    state = state._replace(opt_state=opt_state)
+                if epoch.number % 30 == 0:
+                    Checkpoints(directory, config, trainer).save(state)
+
+        trained = train_together(Config(), dataset, [*methods], [0], "digits", after)
+        measured = trained.passes.evaluate(trained.state, "train")
+        for run, directory, _, trainer in writers:
+            last = jax.tree.map(lambda x, run=run: x[run], (measured, trained.state))
+            write_summary(directory, trainer, last[0], last[1].params)
 
     directory = shared("digits", train)
-    return directory / "sgd-0", directory / "grda-0"
+    return directory / "sgd", directory / "grda"
 
 
 class Analysed(NamedTuple):
@@ -85,6 +113,8 @@ def analysed(shared):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("COLUMNS", "80")
                 patch.setattr("experiments.analyses.card.has_onnx", lambda: False)
+                # The report draws all figures; test_show saves some.
+                patch.setattr("experiments.analyses._show.save", lambda *_: None)
                 with contextlib.redirect_stdout(printed):
                     analyses.run(dataclasses.replace(chosen, output=directory))
             directory.with_suffix(".txt").write_text(printed.getvalue())
@@ -110,7 +140,7 @@ def projected(digits, analysed):
 @pytest.fixture(scope="session")
 def pruned(digits, analysed):
     """One-shot pruning on digits."""
-    return analysed(options.Prune(digits, (0.6,), (1e-4,)))
+    return analysed(options.Prune(digits, (0.6,), (1e-4,), products=40))
 
 
 @pytest.fixture(scope="session")
@@ -119,12 +149,20 @@ def carded(digits, analysed):
     return analysed(options.Card(digits, rounds=2))
 
 
+@pytest.fixture(scope="session")
+def united(analysed):
+    """What is left at a c that leaves some units and at one that leaves none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "GROUPS", ("units",))
+        return analysed(options.Units(c=(0.1, 20.0), seeds=1, epochs=2))
+
+
 @pytest.fixture(scope="module")
 def convolutional(tmp_path_factory, tiny_vgg, tiny_images) -> Pair:
     """A pair of runs of a network with BatchNorm and dropout, moved at random."""
     place = tmp_path_factory.mktemp("runs")
     dataset, rng = data.load(tiny_images), np.random.default_rng(0)
-    for method in (Sgd(), Grda(c=1.0)):
+    for method in (Sgd(), Grda(c=4.0)):
         config = Config(
             *(tiny_vgg, tiny_images, "crop-flip", method), batch_size=16, epochs=1
         )

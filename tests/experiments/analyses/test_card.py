@@ -1,0 +1,134 @@
+"""Tests of card: what is measured of a network, and the files it leaves."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from experiments import analyses
+from experiments.analyses import card
+from optax_grda import sparsity_report
+from optax_grda.packing import unpack
+
+
+@pytest.fixture(scope="module")
+def measured(convolutional, tmp_path_factory):
+    """The rows of a card by network and runtime, and the directory of its files.
+
+    The network has BatchNorm. In place of jax2onnx, which takes long to load, a sum
+    over the pixels stands for every network.
+    """
+
+    def to_onnx(network, path, image_shape):
+        images, logits = (
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, *shape])
+            for name, shape in (("images", image_shape), ("logits", (4,)))
+        )
+        weights = np.ones((math.prod(image_shape), 4), np.float32)
+        nodes = [
+            helper.make_node("Flatten", ["images"], ["pixels"]),
+            helper.make_node("MatMul", ["pixels", "weights"], ["logits"]),
+        ]
+        constants = [onnx.numpy_helper.from_array(weights, "weights")]
+        graph = helper.make_graph(nodes, "sum", [images], [logits], constants)
+        opsets = [helper.make_opsetid("", 13)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+    directory = tmp_path_factory.mktemp("card")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card, "to_onnx", to_onnx)
+        rows = card.measure(convolutional, 2, directory)["rows"]
+    return {(row["network"], row["runtime"]): row for row in rows}, directory
+
+
+def test_a_card_measures_the_networks_whose_files_it_writes(measured, convolutional):
+    rows, directory = measured
+    task = convolutional.grda.task
+    names = ("sgd", "grda", "grda-shrunk")
+    dense, sparse, shrunk = (rows[name, "JAX"] for name in names)
+    for row, run in zip((dense, sparse), convolutional, strict=True):
+        state = run.state()
+        tested = task.trainer.evaluate(state.params, state.batch_stats, *task.test)
+        assert row["test_accuracy"] == pytest.approx(float(tested.accuracy))
+        assert row["nonzeros"] == sparsity_report(state.params).nonzero
+    assert shrunk["parameters"] < sparse["parameters"] == dense["parameters"]
+    assert shrunk["multiply_adds"] < sparse["multiply_adds"]
+    assert sparse["packed_bytes"] < dense["packed_bytes"]
+    for name in names:
+        assert rows[name, "JAX"]["largest_difference"] < 1e-5
+        packed = directory / f"{name}.safetensors"
+        assert rows[name, "JAX"]["packed_bytes"] == packed.stat().st_size
+
+
+def test_a_packed_file_is_the_whole_network(measured, convolutional):
+    trainer, (images, _) = convolutional.grda.task.trainer, convolutional.grda.task.test
+    state = convolutional.grda.state()
+    like = {"params": state.params, "batch_stats": state.batch_stats}
+    whole = unpack(measured[1] / "grda.safetensors", like)
+    parts = whole["params"], whole["batch_stats"]
+    jax.tree.map(
+        np.testing.assert_array_equal, parts, (state.params, state.batch_stats)
+    )
+    np.testing.assert_array_equal(
+        trainer.logits(*parts, images),
+        trainer.logits(state.params, state.batch_stats, images),
+    )
+
+
+def test_onnx_runtime_runs_the_networks_in_which_zeros_are_gone(measured):
+    rows, directory = measured
+    there = {name for name, runtime in rows if runtime == card.ONNX}
+    assert there == {"sgd", "grda-shrunk"}
+    for name in there:
+        row = rows[name, card.ONNX]
+        assert row["file_bytes"] == (directory / f"{name}.onnx").stat().st_size
+        assert row["packed_bytes"] is None
+        assert row["nonzeros"] == rows[name, "JAX"]["nonzeros"]
+        assert row["largest_difference"] > 1e-3  # a sum over the pixels
+    assert card.table(list(rows.values()))[4] == {
+        "": "packed, kB",
+        **{
+            header: f"{rows[name, 'JAX']['packed_bytes'] / 1e3:,.1f}"
+            for name, header in card.NAMES.items()
+        },
+        "SGD, ONNX Runtime": "",
+        "gRDA, shrunk, ONNX Runtime": "",
+    }
+
+
+def test_a_verdict_divides_what_was_before_by_what_is_after():
+    names = ("parameters", "file_bytes", "multiply_adds", "seconds_1", "seconds_32")
+    dense = dict.fromkeys(names, 12.0) | {"network": "sgd", "test_accuracy": 0.9}
+    sparse = dense | {"network": "grda", "nonzeros": 3, "packed_bytes": 5.0}
+    shrunk = sparse | {"parameters": 6.0, "multiply_adds": 0, "seconds_32": 4.0}
+    rows = [dense, sparse, shrunk | {"network": "grda-shrunk"}]
+    in_jax = [row | {"runtime": "JAX"} for row in rows]
+    sentence = card.verdict(in_jax)
+    assert "75.0% of the weights are zero" in sentence
+    assert "packed file is smaller by a factor of 2.4." in sentence
+    assert "fewer by a factor of 2.0, multiply-adds by inf," in sentence
+    assert sentence.endswith("is 1.0 and 3.0 times as fast at batch 1 and 32.")
+    in_onnx = [row | {"runtime": card.ONNX} for row in (rows[0], rows[2])]
+    there = "at batch 1 and 32 (1.0 and 3.0 times in ONNX Runtime)."
+    assert card.verdict(in_onnx + in_jax).endswith(there)
+
+
+def test_a_card_does_without_onnx(carded):
+    assert "of the weights are zero" in carded.printed
+    assert "ONNX" not in carded.printed
+    assert not list(carded.directory.glob("*.onnx"))
+    (whose,) = {row["grda"] for row in carded.rows()}
+    found = analyses.read("card", [carded.directory])
+    (section,) = card.sections(found)
+    assert (
+        section.title == "What the zeros are good for: gRDA, c = 0.05, μ = 0.6, seed 0"
+    )
+    other = [row | {"grda": whose + "-1", "seed": 1} for row in found["rows"]]
+    assert len(card.sections({"rows": found["rows"] + other})) == 2
+    assert json.loads((carded.directory / "card.json").read_text())["options"] == {
+        "rounds": 2
+    }
