@@ -49,7 +49,7 @@ def trained(model: str, images: int) -> tuple[Task, TrainState]:
     config = Config(model=model, method=Sgd(), learning_rate=0.05)
     trainer = make_trainer(config, num_classes=10, num_examples=images)
     state, _ = jax.jit(trainer.train_epoch)(jax.jit(trainer.init)(0), *data)
-    return Task(trainer, data, data), state
+    return Task(trainer, data, data, num_classes=10), state
 
 
 @jax.jit

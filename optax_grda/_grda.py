@@ -123,16 +123,9 @@ def grda(
       >>> state.hyperparams["c"] = jnp.float32(0.001)
 
       What scales gradients before grda scales its steps, but not the growth of its
-      threshold. A learning rate that follows the loss, as that of
-      :func:`optax.contrib.reduce_on_plateau`, is therefore injected, not chained:
-
-      >>> plateau = optax.contrib.reduce_on_plateau(patience=2)
-      >>> watch = plateau.init(params)
-      >>> def follow(state, watch, loss):
-      ...     _, watch = plateau.update(params, watch, value=loss)
-      ...     state.hyperparams["learning_rate"] = 0.1 * watch.scale
-      ...     return state, watch
-      >>> state, watch = follow(state, watch, loss=1.0)
+      threshold. A learning rate that follows the loss is therefore injected, not
+      chained: with ``watch``, the state of :func:`optax.contrib.reduce_on_plateau`,
+      ``state.hyperparams["learning_rate"] = 0.1 * watch.scale`` after each step.
 
     How this differs from the authors' PyTorch class:
 

@@ -151,9 +151,9 @@ def check_descent(
       >>> from optax_grda import grda
       >>> from optax_grda.diagnostics import check_descent
       >>> params = {"kernel": jnp.ones((3, 2))}
-      >>> check_descent(optax.chain(optax.scale_by_adam(), grda(1e-3)), params)
+      >>> check_descent(optax.chain(optax.trace(0.9), grda(0.1)), params)
       >>> try:
-      ...     check_descent(optax.chain(optax.adam(1e-3), grda(1e-3)), params)
+      ...     check_descent(optax.chain(optax.sgd(0.1), grda(0.1)), params)
       ... except ValueError as error:
       ...     print(str(error).partition(":")[0])
       optimizer must give gRDA a direction, not a step

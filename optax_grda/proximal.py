@@ -306,8 +306,8 @@ def power_threshold(
     Example:
       >>> import jax.numpy as jnp
       >>> from optax_grda.proximal import power_threshold
-      >>> print(power_threshold(jnp.array([-3.0, 0.5, 1.1, 3.0]), 1.0, p=2).round(2))
-      [-2.83  0.    0.46  2.83]
+      >>> print(power_threshold(jnp.array([-3.0, 0.5, 2.0]), 1.0, p=2).round(2))
+      [-2.83  0.    1.73]
     """
     check_number("p", p, ">= 1", lambda x: x >= 1)
     if isinstance(p, (int, float)) and p == 1:

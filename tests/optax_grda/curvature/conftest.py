@@ -111,7 +111,7 @@ def forward(weights, images):
 
 @pytest.fixture(scope="session")
 def trained(digits):
-    """Kernel and bias of the hidden layer and of the logits, after 500 epochs of SGD."""
+    """Kernel and bias of hidden layer and logits, after 500 epochs of SGD."""
     images, targets = digits
     rng = np.random.default_rng(0)
     weights = [

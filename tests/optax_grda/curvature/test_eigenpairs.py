@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +61,7 @@ def test_largest_means_algebraically_largest():
 
 
 def test_ninefold_eigenvalues_are_returned_nine_times():
-    """Softmax regression at 0, where the outputs' Hessian is a multiple of a projection."""
+    """Softmax regression at 0: the outputs' Hessian is a multiple of a projection."""
     images = np.random.default_rng(0).normal(size=(50, 8)) * np.linspace(3, 1, 8)
     covariance = (images.T @ images / 50).astype(np.float32)
     centred = (np.eye(10) / 10 - 0.01).astype(np.float32)
@@ -105,7 +103,7 @@ def test_what_is_excluded_is_not_there():
     for seed in range(20):
         start = np.random.default_rng(seed).normal(size=len(values))
         krylov = Krylov(start, np.empty((0, len(values))), capacity=12)
-        for products in itertools.count(1):
+        while True:
             krylov.extend(lambda v: values * v)
             assert not krylov.excludes(1.1 * (1 - 1e-12))
             if krylov.excludes(1.1 * (1 + 1e-5)):

@@ -88,7 +88,7 @@ def test_sparsity_is_a_fraction(weights, wanted):
             ValueError, match=rf"sparsity must be in \[0, 1\], got {wanted}"
         ):
             function(*weights, wanted)
-        with pytest.raises(TypeError, match="sparsity must be a number .*got True"):
+        with pytest.raises(TypeError, match=r"sparsity must be a number .*got True"):
             function(*weights, True)
 
 

@@ -162,7 +162,7 @@ def test_narrow_dtypes_are_refused():
 def test_cutoff_is_positive(cutoff):
     with pytest.raises(ValueError, match=f"cutoff must be > 0, got {cutoff}"):
         directional_scores(lambda v: v, np.ones(3, np.float32), cutoff)
-    with pytest.raises(ValueError, match="cutoff must be > 0, got -1.0"):
+    with pytest.raises(ValueError, match=r"cutoff must be > 0, got -1\.0"):
         directional_scores(lambda v: v, np.ones(3, np.float32), jnp.asarray(-1.0))
 
 
@@ -172,5 +172,5 @@ def test_options_keep_their_rules():
         directional_scores(lambda v: v, params, 1.0, tolerance=-1)
     with pytest.raises(ValueError, match="max_products must be an integer >= 1, got 0"):
         directional_scores(lambda v: v, params, 1.0, max_products=0)
-    with pytest.raises(TypeError, match="max_products must be an integer .* got True"):
+    with pytest.raises(TypeError, match=r"max_products must be an integer .* got True"):
         directional_scores(lambda v: v, params, 1.0, max_products=True)
