@@ -103,7 +103,9 @@ def test_what_is_excluded_is_not_there():
     for seed in range(20):
         start = np.random.default_rng(seed).normal(size=len(values))
         krylov = Krylov(start, np.empty((0, len(values))), capacity=12)
+        products = 0
         while True:
+            products += 1
             krylov.extend(lambda v: values * v)
             assert not krylov.excludes(1.1 * (1 - 1e-12))
             if krylov.excludes(1.1 * (1 + 1e-5)):
