@@ -31,7 +31,7 @@ def recast_like(model: nnx.Module, other: nnx.Module) -> None:
 
 
 def _store(variable: nnx.Variable, dtype: DType) -> None:
-    variable.set_value(jnp.asarray(np.asarray(variable[...]), dtype))
+    variable.set_value(jnp.asarray(np.asarray(variable[...]).astype(dtype)))
 
 
 def _modules(model: nnx.Module) -> Iterator[Any]:

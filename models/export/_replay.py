@@ -253,4 +253,4 @@ def _take(variable: nnx.Variable, kept: np.ndarray) -> None:
 
 
 def _set(variable: nnx.Variable, array: np.ndarray) -> None:
-    variable.set_value(jnp.asarray(array, variable.dtype))
+    variable.set_value(jnp.asarray(array.astype(variable.dtype)))
