@@ -63,27 +63,31 @@ def listed(texts: Sequence[str]) -> str:
 def print_table(console: Console, title: str, cells: Cells) -> None:
     """Prints a table, in full however narrow the console is.
 
-    One that is too wide is turned, so that a row becomes a column, and printed as
-    several, one below the other.
+    One that is too wide is turned, so that a row becomes a column, if its lines then
+    need no breaks; if words would have to break, it is turned and printed as several,
+    one below the other.
     """
     columns = [[header, *(row[header] for row in cells)] for header in cells[0]]
-    if _width(columns, console) > console.width:
-        columns = [list(row) for row in zip(*columns, strict=True)]
+    turned = [list(row) for row in zip(*columns, strict=True)]
+    (least, natural), (_, natural_turned) = (
+        _widths(table, console) for table in (columns, turned)
+    )
+    room = console.width
+    if natural > room and (natural_turned <= room or least > room):
+        columns = turned
     names, *columns = columns
     while columns:
         fitting = len(columns)
-        while (
-            fitting > 1 and _width([names, *columns[:fitting]], console) > console.width
-        ):
+        while fitting > 1 and _widths([names, *columns[:fitting]], console)[0] > room:
             fitting -= 1
         console.print(_table(title, [names, *columns[:fitting]]))
         columns = columns[fitting:]
 
 
-def _width(columns: list[list[str]], console: Console) -> int:
-    """The least width of a table whose words are whole."""
+def _widths(columns: list[list[str]], console: Console) -> tuple[int, int]:
+    """The least width of a table whose words are whole, and that without breaks."""
     wide = console.options.update(width=10**4)
-    return console.measure(_table("", columns), options=wide).minimum
+    return console.measure(_table("", columns), options=wide)
 
 
 def _table(title: str, columns: list[list[str]]) -> Table:

@@ -75,6 +75,7 @@ def sections(found: Found) -> list[Section]:
             "Means over the seeds ± standard deviations. The training loss is that of "
             "the final weights, in evaluation mode.",
             table=table(results),
+            about="What the runs ended with: means over the seeds, ± deviations",
         ),
         Section(
             "Training",

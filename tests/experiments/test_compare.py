@@ -1,7 +1,6 @@
 """Tests of experiments.compare, which is `make demo`."""
 
 import json
-import signal
 import xml.etree.ElementTree
 
 import numpy as np
@@ -32,16 +31,16 @@ def summaries(directory, method):
 
 def test_a_table_compares_the_two(demo_run, printed):
     rows = {
-        "test accuracy": ("test_accuracy", 100, 2),
+        "test accuracy, %": ("test_accuracy", 100, 2),
         "training loss": ("train_loss", 1, 4),
-        "sparsity": ("sparsity", 100, 2),
+        "weights exactly zero, %": ("sparsity", 100, 2),
     }
     for row, (name, scale, digits) in rows.items():
         line = next(line for line in printed.splitlines() if row in line)
         for method in METHODS:
             values = [scale * summary[name] for summary in summaries(demo_run, method)]
             assert f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}" in line
-    assert "mean of 2 seeds" in printed
+    assert "means over the seeds" in printed
     assert "nonzero weights" in printed
     assert "layers/0/kernel" in printed
 
@@ -126,7 +125,7 @@ def test_ctrl_c_leaves_readable_files_and_exit_code_130(tmp_path, monkeypatch, c
     def append(self, row, original=MetricsFile.append):
         original(self, row)
         if row["epoch"] == 2 and self.directory.name == "sgd-1":
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt  # as Python makes of SIGINT
 
     monkeypatch.setattr(MetricsFile, "append", append)
     with pytest.raises(SystemExit) as end, friendly_errors():

@@ -26,7 +26,7 @@ def test_every_setting_has_a_row_of_means_over_the_seeds(tmp_path, monkeypatch, 
             assert row[name] == pytest.approx(mean)
         assert row["test_accuracy_std"] == pytest.approx(0.1)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "0.02 │ 0.6 │ 20.00 │ 20.00 │ 10.00" in printed
+    assert "0.02 0.6 20.00 20.00 10.00" in printed
     assert "4 runs took 1.0 s" in printed
     assert (tmp_path / "figures" / "sparsity_accuracy.png").exists()
 
