@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -140,7 +141,7 @@ def projected(digits, analysed):
 @pytest.fixture(scope="session")
 def pruned(digits, analysed):
     """One-shot pruning on digits."""
-    return analysed(options.Prune(digits, (0.6,), (1e-4,), products=40))
+    return analysed(options.Prune(digits, (0.6,), (1e-4,), products=20))
 
 
 @pytest.fixture(scope="session")
@@ -159,28 +160,27 @@ def united(analysed):
 
 @pytest.fixture(scope="module")
 def convolutional(tmp_path_factory, tiny_vgg, tiny_images) -> Pair:
-    """A pair of runs of a network with BatchNorm and dropout, moved at random."""
+    """A pair of runs of a network with BatchNorm and dropout, of random weights."""
     place = tmp_path_factory.mktemp("runs")
     dataset, rng = data.load(tiny_images), np.random.default_rng(0)
-    for method in (Sgd(), Grda(c=4.0)):
+    for method in (Sgd(), Grda()):
         config = Config(
             *(tiny_vgg, tiny_images, "crop-flip", method), batch_size=16, epochs=1
         )
         trainer = make_trainer(config, dataset.num_classes, dataset.num_examples)
-        state = jax.jit(trainer.init)(0)
-        for _ in range(trainer.steps_per_epoch):
-            gradients = jax.tree.map(
-                lambda w: rng.normal(size=w.shape).astype(w.dtype), state.params
-            )
-            updates, opt_state = trainer.optimizer.update(
-                gradients, state.opt_state, state.params
-            )
-            state = state._replace(
-                step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
-                batch_stats=jax.tree.map(lambda x: x + 0.1, state.batch_stats),
-                opt_state=opt_state,
-            )
+        state = jax.tree.map(
+            lambda x: rng.normal(0.3, 0.5, x.shape).astype(x.dtype) ** 2,
+            jax.eval_shape(trainer.init, 0)._replace(key=None),
+        )
+        opt_state = trainer.optimizer.init(state.params)
+        if trainer.weights is not None:
+            opt_state = optax.tree.set(opt_state, threshold=jnp.float32(0.5))
+            state = state._replace(params=trainer.weights(opt_state, state.params))
+        state = state._replace(
+            key=jax.random.key(0),
+            step=jnp.int32(trainer.steps_per_epoch),
+            opt_state=opt_state,
+        )
         directory = place / method.name
         directory.mkdir()
         configs.save(config, directory / "config.json")
