@@ -31,13 +31,14 @@ from experiments.training.directory import (
 from experiments.training.errors import UserError
 from experiments.training.loop import (
     Epoch,
+    Passes,
     Trained,
     open_passes,
     run_epochs,
     train_together,
 )
 from experiments.training.optimizer import learning_rates
-from experiments.training.trainer import Metrics, Trainer, make_trainer
+from experiments.training.trainer import Metrics, Trainer, TrainState, make_trainer
 from optax_grda import sparsity_report
 from optax_grda.diagnostics import Health, health, health_warnings
 
@@ -82,56 +83,67 @@ def train(
     """
     mesh, first = data_mesh(), jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        passes = stack.enter_context(
-            contextlib.closing(open_passes(config, mesh, data_dir, workers))
-        )
-        trainer = passes.trainer
+        passes = open_passes(config, mesh, data_dir, workers)
+        stack.enter_context(contextlib.closing(passes))
         directory = run_directory(config, output, resume)
         if first:
             stack.enter_context(lock(directory))
-        init = jax.jit(trainer.init, out_shardings=replicated(mesh))
-        state = init(config.seed)
-        checkpoints = Checkpoints(directory, config, trainer, keep)
+        init = jax.jit(passes.trainer.init, out_shardings=replicated(mesh))
+        state, metrics = init(config.seed), None
+        checkpoints = Checkpoints(directory, config, passes.trainer, keep)
         if resume and (restored := checkpoints.restore(state)) is not None:
             state = restored
-        metrics = None
         if first:
             configs.save(config, directory / "config.json")
             metrics = MetricsFile(directory, tensorboard)
             metrics.drop_after(int(state.step))
         signalled = stack.enter_context(stop_on_signals())
-
-        def asked_to_stop() -> bool:
-            return signalled() or stopping()
-
-        rates, check_up, before = learning_rates(config), jax.jit(_check_up), None
-        done = int(state.step) // trainer.steps_per_epoch
-        left = range(done + 1, config.epochs + 1)
-        for epoch in run_epochs(passes, state, left, directory.name, asked_to_stop):
-            state, rate = epoch.state, float(rates[epoch.number - 1])
-            record, norm = jax.device_get(check_up(state.params))
-            check_finite(epoch, norm, rate, checkpoints)
-            if first and epoch.row is not None:
-                metrics.append(line_of_metrics(epoch, rate, trainer))
-                for warning in health_warnings(record, before, jump=0.5):
-                    text = f"warning: after epoch {epoch.number}, {warning}"
-                    tqdm.write(text, file=sys.stderr)
-                before = record
-            last = epoch.number == config.epochs and epoch.row is not None
-            stop = epoch.row is None or (not last and any_process(asked_to_stop()))
-            if stop or last or epoch.number % checkpoint_every == 0:
-                checkpoints.save(state)
-            if stop:
-                print(
-                    f"stopped after step {int(state.step)} and saved; "
-                    f"go on with --output {directory} --resume",
-                    file=sys.stderr,
-                )
-                sys.exit(INTERRUPTED)
+        state = _train_epochs(
+            *(config, passes, state, checkpoints, metrics, checkpoint_every),
+            stopping=lambda: signalled() or stopping(),
+        )
         trained = passes.evaluate(state, "train")
         if first:
-            write_summary(directory, trainer, trained, state.params)
+            write_summary(directory, passes.trainer, trained, state.params)
     return directory
+
+
+def _train_epochs(
+    config: Config,
+    passes: Passes,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    metrics: MetricsFile | None,
+    checkpoint_every: int,
+    stopping: Callable[[], bool],
+) -> TrainState:
+    """Trains the epochs that are left; each is checked, told of, and perhaps saved."""
+    rates, check_up, before = learning_rates(config), jax.jit(_check_up), None
+    done = int(state.step) // passes.trainer.steps_per_epoch
+    left = range(done + 1, config.epochs + 1)
+    name = checkpoints.directory.parent.name
+    for epoch in run_epochs(passes, state, left, name, stopping):
+        state, rate = epoch.state, float(rates[epoch.number - 1])
+        record, norm = jax.device_get(check_up(state.params))
+        check_finite(epoch, norm, rate, checkpoints)
+        if metrics is not None and epoch.row is not None:
+            metrics.append(line_of_metrics(epoch, rate, passes.trainer))
+            for warning in health_warnings(record, before, jump=0.5):
+                text = f"warning: after epoch {epoch.number}, {warning}"
+                tqdm.write(text, file=sys.stderr)
+            before = record
+        last = epoch.number == config.epochs and epoch.row is not None
+        stop = epoch.row is None or (not last and any_process(stopping()))
+        if stop or last or epoch.number % checkpoint_every == 0:
+            checkpoints.save(state)
+        if stop:
+            print(
+                f"stopped after step {int(state.step)} and saved; "
+                f"go on with --output {checkpoints.directory.parent} --resume",
+                file=sys.stderr,
+            )
+            sys.exit(INTERRUPTED)
+    return state
 
 
 def train_seeds(
