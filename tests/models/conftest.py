@@ -89,7 +89,7 @@ def tiny(abstract, tiny_options):
                 values /= np.sqrt(np.prod(variable.shape[:-1]))
             else:
                 values = (path[-1] in ("scale", "var")) + 0.1 * values
-            variable.set_value(jnp.asarray(values.astype(variable.dtype)))
+            variable.set_value(jax.device_put(values.astype(variable.dtype)))
         return model
 
     return build

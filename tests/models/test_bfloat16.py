@@ -17,7 +17,7 @@ FLOAT32 = {jnp.dtype("float32")}
 
 
 def normal(shape, dtype=jnp.float32, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(dtype))
 
 
 def test_relu_between_matrix_products():

@@ -1,5 +1,6 @@
 """The authors' networks and torchvision's, on recorded weights, images and logits."""
 
+import functools
 import pathlib
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
 from models.from_torch import load_state_dict
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "golden"
@@ -31,6 +31,19 @@ def recorded_weights(recording, gain):
     return state_dict
 
 
+# Compiled in half the time, and as fast.
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    compiler_options={
+        "xla_backend_optimization_level": 1,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+def forward(graphdef, state, images):
+    return nnx.merge(graphdef, state)(images)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recording", "name", "gain", "options"),
@@ -41,23 +54,18 @@ def recorded_weights(recording, gain):
         ("resnet50", "resnet50", 1, {}),
     ],
 )
-def test_recorded_logits_are_reproduced(recording, name, gain, options):
+def test_recorded_logits_are_reproduced(recording, name, gain, options, abstract):
     recording = np.load(GOLDEN / f"forward_{recording}.npz")
     batch, size = int(recording["n_images"]), int(recording["image_size"])
     num_classes = recording["logits_eval"].shape[1]
-    model = nnx.eval_shape(
-        lambda: models.create(
-            name, num_classes=num_classes, rngs=nnx.Rngs(0), **options
-        )
-    )
+    model = nnx.clone(abstract(name, num_classes=num_classes, **options))
     load_state_dict(model, recorded_weights(recording, gain))
     images = np.random.default_rng(12345).standard_normal((batch, 3, size, size))
     images = jnp.float32(images.transpose(0, 2, 3, 1))
 
     for mode, key in ((model.eval, "logits_eval"), (model.train, "logits_train")):
         mode()
-        graphdef, state = nnx.split(model)
-        logits = jax.jit(lambda s, g=graphdef: nnx.merge(g, s)(images))(state)
+        logits = forward(*nnx.split(model), images)
         error = np.abs(logits - recording[key]).max() / recording[key].std()
         # Measured: 5e-6, and 6e-5 for ResNet-50's batch statistics of two images.
         assert error < 1e-3, f"{key}: {error}"
