@@ -26,7 +26,6 @@ OPTIONS = {
 }
 # The other names are of networks that compute as one of these does.
 DISTINCT = (
-    "vgg16",
     "vgg16bn",
     "vgg16bn-authors",
     "wrn28x10",
