@@ -6,6 +6,7 @@ from flax import nnx
 
 import models
 from models.export._logits import logits
+from optax_grda.packing import pack, unpack
 
 TORCHVISION = {"image_shape": (224, 224, 3), "hidden": 4096}
 
@@ -124,6 +125,18 @@ def test_seeds_under_vmap_agree_with_one_by_one(name, tiny, tiny_images, quickly
         together[1], logits(second, images), rtol=1e-4, atol=1e-5
     )
     assert not np.allclose(together[0], together[1])
+
+
+def test_parameters_and_statistics_go_through_a_packed_file(tiny, tmp_path):
+    model, other = tiny("vgg16bn"), tiny("vgg16bn", seed=1)
+    pack(nnx.to_pure_dict(nnx.state(model)), tmp_path / "model.safetensors")
+    like = nnx.to_pure_dict(nnx.state(other))
+    nnx.update(other, unpack(tmp_path / "model.safetensors", like))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(other), nnx.state(model))
+    assert {type(v) for _, v in nnx.to_flat_state(nnx.state(other))} == {
+        nnx.Param,
+        nnx.BatchStat,
+    }
 
 
 @pytest.mark.parametrize("name", ["vgg16", "wrn28x10", "resnet50", "keras-cnn"])
