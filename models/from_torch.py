@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.flax
 from flax import nnx
@@ -99,7 +98,7 @@ def load_state_dict(
 
     for name, (variable, axes) in variables.items():
         array = np.asarray(tensors[name]).transpose(axes)
-        variable.set_value(jnp.asarray(array, variable.dtype))
+        variable.set_value(jax.device_put(array.astype(variable.dtype)))
 
 
 def _read(path: Path) -> StateDict:

@@ -29,8 +29,8 @@ def hidden_units(
     Returns:
       A function of the path of a parameter, as in "layers/0/kernel", and its shape. It
       returns the name of a layer, and the axis of the parameter that counts the layer's
-      units; None for parameters that are not of hidden units. So it is the `groups` of
-      optax_grda.group_proximal, on the nested dicts of nnx.to_pure_dict.
+      units; None for parameters that are not of hidden units. So it is what
+      optax_grda.proximal.groups takes, on the nested dicts of nnx.to_pure_dict.
 
     Raises:
       TypeError: if the model is none of the networks here.

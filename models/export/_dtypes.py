@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -31,7 +30,7 @@ def recast_like(model: nnx.Module, other: nnx.Module) -> None:
 
 
 def _store(variable: nnx.Variable, dtype: DType) -> None:
-    variable.set_value(jnp.asarray(np.asarray(variable[...]).astype(dtype)))
+    variable.set_value(jax.device_put(np.asarray(variable[...]).astype(dtype)))
 
 
 def _modules(model: nnx.Module) -> Iterator[Any]:

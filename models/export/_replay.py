@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -253,4 +253,4 @@ def _take(variable: nnx.Variable, kept: np.ndarray) -> None:
 
 
 def _set(variable: nnx.Variable, array: np.ndarray) -> None:
-    variable.set_value(jnp.asarray(array.astype(variable.dtype)))
+    variable.set_value(jax.device_put(array.astype(variable.dtype)))

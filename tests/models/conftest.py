@@ -26,7 +26,6 @@ OPTIONS = {
 }
 # The other names are of networks that compute as one of these does.
 DISTINCT = (
-    "vgg16",
     "vgg16bn",
     "vgg16bn-authors",
     "wrn28x10",
@@ -89,7 +88,7 @@ def tiny(abstract, tiny_options):
                 values /= np.sqrt(np.prod(variable.shape[:-1]))
             else:
                 values = (path[-1] in ("scale", "var")) + 0.1 * values
-            variable.set_value(jnp.asarray(values.astype(variable.dtype)))
+            variable.set_value(jax.device_put(values.astype(variable.dtype)))
         return model
 
     return build

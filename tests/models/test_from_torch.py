@@ -6,7 +6,6 @@ import safetensors.flax
 import safetensors.numpy
 from flax import nnx
 
-import models
 from models.from_torch import load_state_dict
 
 
@@ -123,7 +122,7 @@ def test_files_that_may_be_pickled_are_refused_unread(mlp, tmp_path):
 
 def test_an_unknown_network_is_refused():
     with pytest.raises(TypeError, match=r"model must be a network .*Linear"):
-        load_state_dict(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), {})
+        load_state_dict(nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0))), {})
 
 
 def torch_forward(state_dict, images):
@@ -196,18 +195,16 @@ def test_vgg_takes_the_names_of_torchvision_and_those_of_the_authors(tiny):
         np.testing.assert_array_equal(variable[...], weights[f"features.8.{tensor}"])
 
 
-def test_weights_of_another_resnet_are_refused_by_name():
-    model = nnx.eval_shape(
-        lambda: models.create("resnet50", num_classes=10, rngs=nnx.Rngs(0))
-    )
+def test_weights_of_another_resnet_are_refused_by_name(abstract):
+    model = abstract("resnet50", num_classes=1000)
     weights = {
-        "fc.weight": np.ones((1000, 2048)),
+        "fc.weight": np.ones((10, 2048)),
         "layer4.3.conv1.weight": np.ones(3),
     }
     with pytest.raises(ValueError, match="state_dict must hold") as error:
         load_state_dict(model, weights)
     for fault in (
-        "fc.weight has shape (1000, 2048) instead of (10, 2048)",
+        "fc.weight has shape (10, 2048) instead of (1000, 2048)",
         "layer4.3.conv1.weight is left over",
         "layer1.0.downsample.1.running_var is missing",
         "layer4.2.bn3.bias is missing",

@@ -1,10 +1,12 @@
 import math
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 import models
+from models import _initializers
 
 # Wide enough for sharp statistics, narrow enough to draw in no time.
 NETWORKS = {
@@ -45,17 +47,31 @@ def expected(name, layer):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_layers_start_from_their_distributions(name):
+def test_layers_start_from_their_distributions(name, monkeypatch):
+    # NumPy draws, where JAX would compile a program for every shape.
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(
+        jax.random,
+        "uniform",
+        lambda key, shape, dtype, low, high: jax.device_put(
+            rng.uniform(low, high, shape).astype(dtype)
+        ),
+    )
+    monkeypatch.setattr(
+        jax.random,
+        "normal",
+        lambda key, shape, dtype: jax.device_put(rng.normal(size=shape).astype(dtype)),
+    )
     model = models.create(name, num_classes=10, rngs=nnx.Rngs(0), **NETWORKS[name])
     checked = 0
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Conv | nnx.Linear):
             kernel, bias = expected(name, layer)
-            check(layer.kernel, *kernel)
+            check(layer.kernel[...], *kernel)
             if bias is None:
                 assert layer.bias is None
             else:
-                check(layer.bias, *bias)
+                check(layer.bias[...], *bias)
             checked += 1
         elif isinstance(layer, nnx.BatchNorm):
             assert layer.epsilon == 1e-5
@@ -70,8 +86,19 @@ def test_layers_start_from_their_distributions(name):
     assert checked >= 2
 
 
-def check(parameter, deviation, bound):
-    values = np.asarray(parameter[...])
+def test_initializers_draw_from_their_distributions():
+    for init, distribution in (
+        (_initializers.uniform(0.5), uniform(0.5)),
+        (_initializers.normal(0.5), normal(0.5)),
+    ):
+        first, second = (init(jax.random.key(seed), (40, 3, 50)) for seed in (0, 1))
+        check(first, *distribution)
+        assert first.dtype == np.float32
+        assert not np.any(first == second)
+
+
+def check(values, deviation, bound):
+    values = np.asarray(values)
     assert np.abs(values).max() <= bound
     # The mean and the deviation of n draws have standard errors of at most
     # deviation / sqrt(n) and 0.71 deviation / sqrt(n): allow five.

@@ -54,13 +54,29 @@ def test_batch_norm_in_evaluation_uses_and_keeps_the_running_statistics():
     np.testing.assert_array_equal(layer.var[...], [4.0, 4.0, 4.0])
 
 
-def test_variance_survives_a_mean_far_from_zero_once_the_running_mean_is_near():
-    # In float32, E[x^2] - E[x]^2 at a mean of 1e4 would be wrong by about 10.
-    x = images(mean=1e4)
-    layer = batch_norm(decay=0.0)
-    layer.mean[...] = jnp.full(3, 1e4, jnp.float32)
-    layer(jnp.float32(x))
-    np.testing.assert_allclose(layer.var[...], x.var((0, 1, 2), ddof=1), rtol=1e-3)
+@pytest.mark.parametrize("shape", [(4, 5, 6, 3), (120, 3)])
+def test_a_fresh_batch_norm_finds_a_deviation_far_below_the_mean(shape):
+    # In float32, E[x^2] - E[x]^2 would be wrong by about 1000^2 * 6e-8.
+    x = np.float32(images(shape) + 1000 * np.arange(1.0, 4))
+    axes = tuple(range(len(shape) - 1))
+    exact = np.float64(x)
+    mean, deviation = exact.mean(axes), exact.std(axes)
+    weights = images(shape, seed=1)
+
+    @jax.jit
+    def gradient(x):
+        def loss(x):
+            layer = batch_norm(decay=0.0)
+            return jnp.sum(jnp.float32(weights) * layer(x)), (layer.mean, layer.var)
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    found, (running_mean, running_var) = gradient(x)
+    np.testing.assert_allclose(running_mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(running_var, exact.var(axes, ddof=1), rtol=1e-4)
+    y = (exact - mean) / deviation
+    expected = weights - weights.mean(axes) - y * (weights * y).mean(axes)
+    np.testing.assert_allclose(np.asarray(found) * deviation, expected, atol=1e-3)
 
 
 def test_batch_norm_of_a_constant_channel_is_its_bias():
@@ -88,8 +104,10 @@ def test_batch_norm_refuses_a_single_value_a_channel():
         batch_norm()(jnp.ones((1, 1, 1, 3)))
 
 
-def test_batch_norm_statistics_are_those_of_the_whole_batch_on_a_mesh():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_batch_norm_statistics_are_those_of_the_whole_batch_on_a_mesh(kind):
+    kind = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     x = jnp.float32(images((16, 2, 2, 3)))
 

@@ -6,6 +6,7 @@ from flax import nnx
 
 import models
 from models.export._logits import logits
+from optax_grda.packing import pack, unpack
 
 TORCHVISION = {"image_shape": (224, 224, 3), "hidden": 4096}
 
@@ -77,7 +78,9 @@ def test_networks_that_differ_in_weights_alone_are_compiled_once(
 
 def test_seeds_draw_other_weights_and_the_same_seed_the_same():
     def kernels(seed):
-        model = models.create("digits-mlp", num_classes=10, rngs=nnx.Rngs(seed))
+        model = models.create(
+            "digits-mlp", num_classes=64, features=(64,), rngs=nnx.Rngs(seed)
+        )
         return [np.asarray(layer.kernel) for layer in model.layers]
 
     for a, b, c in zip(kernels(0), kernels(1), kernels(0), strict=True):
@@ -102,13 +105,16 @@ def test_networks_can_be_created_under_vmap_and_jit():
     )
 
 
-def test_seeds_under_vmap_agree_with_one_by_one(network, tiny, tiny_images, quickly):
+@pytest.mark.parametrize(
+    "name", ["vgg16bn", "wrn28x10", "resnet50", "keras-cnn", "digits-mlp"]
+)
+def test_seeds_under_vmap_agree_with_one_by_one(name, tiny, tiny_images, quickly):
     def forward(model, images):
         model.eval()
         return model(images)
 
-    images = tiny_images(network)
-    first, second = (tiny(network, seed) for seed in range(2))
+    images = tiny_images(name)
+    first, second = (tiny(name, seed) for seed in range(2))
     states = [nnx.state(model) for model in (first, second)]
     stacked = nnx.merge(
         nnx.graphdef(first), jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -119,6 +125,18 @@ def test_seeds_under_vmap_agree_with_one_by_one(network, tiny, tiny_images, quic
         together[1], logits(second, images), rtol=1e-4, atol=1e-5
     )
     assert not np.allclose(together[0], together[1])
+
+
+def test_parameters_and_statistics_go_through_a_packed_file(tiny, tmp_path):
+    model, other = tiny("vgg16bn"), tiny("vgg16bn", seed=1)
+    pack(nnx.to_pure_dict(nnx.state(model)), tmp_path / "model.safetensors")
+    like = nnx.to_pure_dict(nnx.state(other))
+    nnx.update(other, unpack(tmp_path / "model.safetensors", like))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(other), nnx.state(model))
+    assert {type(v) for _, v in nnx.to_flat_state(nnx.state(other))} == {
+        nnx.Param,
+        nnx.BatchStat,
+    }
 
 
 @pytest.mark.parametrize("name", ["vgg16", "wrn28x10", "resnet50", "keras-cnn"])

@@ -28,7 +28,7 @@ def shrink_and_compare(model, images, tolerance=1e-5):
 def fill(variable, index, value):
     values = np.array(variable[...])
     values[index] = value
-    variable.set_value(jnp.asarray(values))
+    variable.set_value(jax.device_put(values))
 
 
 def widths(model):
@@ -62,13 +62,13 @@ def patterns(draw):
     return punch
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(punch=patterns())
 def test_logits_stay_whatever_is_zero(network, punch, tiny, tiny_images):
     options = {"stage_sizes": (2,)} if network == "resnet50" else {}
     model = tiny(network, **options)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        variable.set_value(jnp.asarray(punch(variable[...])))
+        variable.set_value(jax.device_put(punch(variable[...])))
     before = jax.tree.map(np.asarray, nnx.state(model))
     small = shrink_and_compare(model, tiny_images(network))
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
@@ -251,25 +251,25 @@ def test_parameters_keep_their_dtype(tiny, tiny_images):
         {"padding": "CIRCULAR"},
         {"padding": 2, "kernel_dilation": 2},
         {"padding": ((2, 0), (1, 1)), "precision": "highest"},
-        {"strides": (2, 2)},
+        {"strides": (2, 1)},
     ],
     ids=str,
 )
 def test_layers_may_be_changed_in_what_shrink_knows(changes, tiny, tiny_images):
-    model = tiny("wrn28x10")
-    following = model.stages[1][0]
+    model = tiny("vgg16bn")
+    first, second = model.blocks[0]
     for name, value in changes.items():
-        setattr(following.conv1, name, value)
-        if name == "strides":
-            following.conv2.strides = 1
-    for norm, bias in ((following.norm1, 1.0), (following.norm2, -1.0)):
+        setattr(second.conv, name, value)
+    if "strides" in changes:  # the last map has 2 pixels of 4
+        model.hidden[0].kernel.set_value(model.hidden[0].kernel[:16])
+    for norm, bias in ((first.norm, 1.0), (second.norm, -1.0)):
         norm.epsilon = 0.1
         fill(norm.scale, np.s_[:2], 0)
         fill(norm.bias, np.s_[:2], bias)
     model.eval()
-    small = shrink_and_compare(model, tiny_images("wrn28x10"))
-    assert small.stages[1][0].conv1.in_features == 16
-    assert small.stages[1][0].conv1.out_features == 30
+    small = shrink_and_compare(model, tiny_images("vgg16bn"))
+    assert small.blocks[0][0].conv.out_features == 4  # the next one pads
+    assert small.blocks[0][1].conv.out_features == 2
 
 
 def test_constant_stays_before_a_layer_without_biases(tiny, tiny_images):

@@ -12,31 +12,15 @@ import pytest
 from flax import nnx
 
 import models
+from models.export._logits import logits
 from models.export.cost import cost
 from models.export.shrink import shrink
-from models.export.to_onnx import to_onnx
-
-# Every network is compiled once and runs once.
-QUICKLY_COMPILED = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
+from models.export.to_onnx import _without_equinox, to_onnx
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "network.onnx"
-
-
-def in_jax(model, images):
-    model = nnx.clone(model)
-    model.eval()
-    graphdef, state = nnx.split(model)
-    forward = jax.jit(
-        lambda state: nnx.merge(graphdef, state)(images),
-        compiler_options=QUICKLY_COMPILED,
-    )
-    return np.asarray(forward(state))
 
 
 def session_of(path):
@@ -50,12 +34,12 @@ def assert_logits_agree(model, images, path):
     """In batches of 1, 3 and all images: 1e-5 of the largest logit, by rounding."""
     to_onnx(model, path, images.shape[1:])
     session = session_of(path)
-    expected = in_jax(model, images)
+    expected = np.asarray(logits(model, images))
     for n in (1, 3, len(images)):
-        (logits,) = session.run(["logits"], {"images": np.asarray(images[:n])})
-        assert logits.dtype == np.float32
+        (found,) = session.run(["logits"], {"images": np.asarray(images[:n])})
+        assert found.dtype == np.float32
         np.testing.assert_allclose(
-            logits, expected[:n], rtol=0, atol=1e-5 * np.abs(expected).max()
+            found, expected[:n], rtol=0, atol=1e-5 * np.abs(expected).max()
         )
 
 
@@ -66,36 +50,36 @@ def head(model):
 def set_to_zero(variable, index=...):
     values = np.array(variable[...])
     values[index] = 0
-    variable.set_value(jnp.asarray(values))
+    variable.set_value(jax.device_put(values))
 
 
-def test_logits_of_dense_networks_agree(name, tiny, tiny_images, path):
-    assert_logits_agree(tiny(name), tiny_images(name), path)
+def test_logits_of_dense_networks_agree(network, tiny, tiny_images, path):
+    assert_logits_agree(tiny(network), tiny_images(network), path)
 
 
-def test_logits_of_shrunken_networks_agree(name, tiny, tiny_images, path):
-    model = tiny(name)
+def test_logits_of_shrunken_networks_agree(network, tiny, tiny_images, path):
+    model = tiny(network)
     kernel = head(model).kernel[...]
     # The last units of every layer but the last, in kernels, biases and BatchNorms.
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         set_to_zero(variable, np.s_[..., variable.shape[-1] * 3 // 4 :])
     head(model).kernel.set_value(kernel)
     small = shrink(model)
-    image_shape = tiny_images(name).shape[1:]
-    before, after = (cost(m, image_shape).parameters for m in (model, small))
+    images = tiny_images(network)
+    before, after = (cost(m, images.shape[1:]).parameters for m in (model, small))
     assert after < before
-    assert_logits_agree(small, tiny_images(name), path)
+    assert_logits_agree(small, images, path)
 
 
 def test_dead_networks_have_the_logits_of_the_last_biases(
-    name, tiny, tiny_images, path
+    network, tiny, tiny_images, path
 ):
-    model = tiny(name)
+    model = tiny(network)
     bias = head(model).bias[...]
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         set_to_zero(variable)
     head(model).bias.set_value(bias)
-    small, images = shrink(model), tiny_images(name)
+    small, images = shrink(model), tiny_images(network)
     assert set(cost(small, images.shape[1:]).widths.values()) == {0, 5}
     assert_logits_agree(small, images, path)
 
@@ -118,7 +102,7 @@ def test_a_dead_branch_leaves_the_rest_of_the_network(
             set_to_zero(variable)
     small, images = shrink(model), tiny_images(name)
     assert 0 in cost(small, images.shape[1:]).widths.values()
-    assert np.ptp(in_jax(small, images), axis=0).min() > 0
+    assert np.ptp(logits(small, images), axis=0).min() > 0
     assert_logits_agree(small, images, path)
 
 
@@ -134,29 +118,27 @@ def test_the_file_is_one_and_says_what_goes_in_and_comes_out(tiny, path):
     assert logits.shape == ["batch", 5]
 
 
-def test_the_model_stays_as_it_is(tiny, path):
+def test_bfloat16_networks_stay_as_they_are_and_are_computed_in_float32(
+    tiny, tiny_images, path
+):
     model = tiny("vgg16bn", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    images = tiny_images("vgg16bn")
     graphdef, state = nnx.split(model)
-    to_onnx(model, path, (8, 8, 3))
+    to_onnx(model, path, images.shape[1:])
     assert nnx.graphdef(model) == graphdef
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), state)
     assert model.blocks[0][0].conv.kernel.dtype == jnp.bfloat16
     assert not model.dropout.deterministic
 
-
-def test_bfloat16_networks_are_computed_in_float32(tiny, tiny_images, path):
-    narrow = tiny("vgg16bn", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    images = tiny_images("vgg16bn")
-    to_onnx(narrow, path, images.shape[1:])
     exact = tiny("vgg16bn")
-    for (_, wide), (_, variable) in zip(
-        *(nnx.to_flat_state(nnx.state(m)) for m in (exact, narrow)), strict=True
+    for (_, wide), (_, narrow) in zip(
+        *(nnx.to_flat_state(nnx.state(m)) for m in (exact, model)), strict=True
     ):
-        wide.set_value(variable[...].astype(jnp.float32))
-    expected = in_jax(exact, images)
-    (logits,) = session_of(path).run(None, {"images": np.asarray(images)})
+        wide.set_value(jax.device_put(np.float32(narrow[...])))
+    expected = np.asarray(logits(exact, images))
+    (found,) = session_of(path).run(None, {"images": np.asarray(images)})
     np.testing.assert_allclose(
-        logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+        found, expected, rtol=0, atol=1e-5 * np.abs(expected).max()
     )
 
 
@@ -188,3 +170,14 @@ def test_without_jax2onnx_it_says_what_to_install(tiny, path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ImportError, match=r"needs jax2onnx: pip install '\.\[onnx\]'"):
         to_onnx(tiny("digits-mlp"), path, (4, 4, 1))
+
+
+def test_equinox_seems_not_to_be_there_unless_it_is_in_use(monkeypatch):
+    monkeypatch.delitem(sys.modules, "equinox", raising=False)
+    with _without_equinox(), pytest.raises(ImportError):
+        import equinox  # noqa: F401
+    assert "equinox" not in sys.modules
+    monkeypatch.setitem(sys.modules, "equinox", sys)
+    with _without_equinox():
+        assert sys.modules["equinox"] is sys
+    assert sys.modules["equinox"] is sys
