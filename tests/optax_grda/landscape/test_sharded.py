@@ -40,7 +40,7 @@ def calls(points):
         "bend_loss": landscape.bend_loss(loss_fn)(third, first, second, key, None),
         "PlanePoint": plane.project(curve.bend),
         "evaluate_along": landscape.evaluate_along(line, jnp.array([0.3, 1]), loss_fn),
-        "evaluate_grid": landscape.evaluate_grid(plane, xs, ys, loss_fn, batch_size=3),
+        "evaluate_grid": landscape.evaluate_grid(plane, xs, ys, loss_fn),
         "barrier_height": landscape.barrier_height(losses),
         "l2_over_l1": landscape.l2_over_l1(first),
     }
