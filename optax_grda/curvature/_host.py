@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import NamedSharding, PartitionSpec
@@ -25,7 +24,7 @@ class HostOperator:
 
     def __init__(self, matvec: Callable[[PyTree], PyTree], params: PyTree):
         self._matvec = matvec
-        self._params = jax.tree.map(jnp.asarray, params)
+        self._params = jax.device_put(params)
         self.dtype = np.dtype(widest(self._params))
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self._params))
         self.products = 0
@@ -55,9 +54,9 @@ class HostOperator:
 def _like(leaf: jax.Array, part: np.ndarray) -> jax.Array:
     leading = part.shape[:-1]
     # A copy, which JAX may keep.
-    entries = part.reshape(*leading, *leaf.shape).astype(leaf.dtype)
+    entries = part.reshape((*leading, *leaf.shape)).astype(leaf.dtype)
     if not leaf.committed:
-        return jnp.asarray(entries)
+        return jax.device_put(entries)
     sharding = leaf.sharding
     if isinstance(sharding, NamedSharding):
         spec = PartitionSpec(*[None] * len(leading), *sharding.spec)
