@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optax_grda._points import check_points
 from optax_grda._trees import widest
@@ -24,7 +24,7 @@ class HostOperator:
 
     def __init__(self, matvec: Callable[[PyTree], PyTree], params: PyTree):
         self._matvec = matvec
-        self._params = jax.tree.map(jnp.asarray, params)
+        self._params = jax.device_put(params)
         self.dtype = np.dtype(widest(self._params))
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self._params))
         self.products = 0
@@ -43,20 +43,26 @@ class HostOperator:
         self.products += 1
         return product / self.dtype.type(self.unit)
 
-    def to_params(self, vector: np.ndarray) -> PyTree:
-        """A pytree like the params, of a vector's entries."""
+    def to_params(self, vectors: np.ndarray) -> PyTree:
+        """A pytree like the params, of the last axis' entries; other axes lead."""
         leaves, structure = jax.tree.flatten(self._params)
         ends = np.cumsum([leaf.size for leaf in leaves])
-        parts = np.split(vector, ends[:-1])
+        parts = np.split(vectors, ends[:-1], axis=-1)
         return jax.tree.unflatten(structure, map(_like, leaves, parts))
 
 
 def _like(leaf: jax.Array, part: np.ndarray) -> jax.Array:
-    entries = part.reshape(leaf.shape).astype(leaf.dtype)  # a copy, which JAX may keep
+    leading = part.shape[:-1]
+    # A copy, which JAX may keep.
+    entries = part.reshape((*leading, *leaf.shape)).astype(leaf.dtype)
     if not leaf.committed:
-        return jnp.asarray(entries)
+        return jax.device_put(entries)
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        spec = PartitionSpec(*[None] * len(leading), *sharding.spec)
+        sharding = NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
     return jax.make_array_from_callback(
-        leaf.shape, leaf.sharding, lambda index: entries[index]
+        entries.shape, sharding, lambda index: entries[index]
     )
 
 

@@ -39,7 +39,7 @@ def directional_scores(
     it shrinks a direction of curvature :math:`\lambda` to the fraction
     :math:`1 / (1 + \lambda / \epsilon)`. Only its product with one vector is needed, so
     there is no eigenvector to find: conjugate gradients take some products, and the
-    memory of four vectors beside that of a product.
+    memory of a few vectors beside that of a product.
 
     Positive scores ask for shrinkage, negative ones for growth. Their mean over the
     weights that are not zero is the fraction of sign(w) that is flat, between 0 and 1.

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from optax_grda._checks import check_integer
+
 
 def check_scalar(name: str, value: jax.typing.ArrayLike) -> None:
     """Raises ValueError unless value has no axes."""
@@ -28,6 +30,7 @@ def check_unit_interval(name: str, value: jax.typing.ArrayLike) -> None:
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Raises ValueError unless batch_size is None or at least 1."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be None or at least 1, got {batch_size}")
+    """Raises unless batch_size is None or an integer of at least 1."""
+    if batch_size is not None:
+        rule = "None or an integer >= 1"
+        check_integer("batch_size", batch_size, rule, lambda n: n >= 1)

@@ -41,6 +41,7 @@ def evaluate_along(
     Raises:
       ValueError: if ts is not one-dimensional or leaves [0, 1] (traced ts are not
         checked), or if batch_size is below 1.
+      TypeError: if batch_size is neither None nor an integer.
 
     Example:
       One layer with BatchNorm. Its statistics at every point are the plain average over
@@ -102,6 +103,7 @@ def evaluate_grid(
 
     Raises:
       ValueError: if xs or ys are not one-dimensional, or if batch_size is below 1.
+      TypeError: if batch_size is neither None nor an integer.
 
     Example:
       >>> import jax.numpy as jnp

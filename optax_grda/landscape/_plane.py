@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from optax_grda._checks import check_integer, check_number
 from optax_grda._points import check_points
 from optax_grda._trees import combine, dot, norm, subtract, widen
 from optax_grda.landscape._checks import check_scalar
@@ -150,11 +151,10 @@ class Plane:
 
         Raises:
           ValueError: if points or margin break their rule.
+          TypeError: if points is not an integer, or margin not a number.
         """
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got {points}")
-        if not margin >= 0:
-            raise ValueError(f"margin must be >= 0, got {margin}")
+        check_integer("points", points, "an integer >= 2", lambda n: n >= 2)
+        check_number("margin", margin, ">= 0", lambda x: x >= 0)
         low, high = jnp.min(self.corners, axis=0), jnp.max(self.corners, axis=0)
         reach = margin * (high - low)
         xs, ys = jnp.linspace(low - reach, high + reach, points, axis=1)

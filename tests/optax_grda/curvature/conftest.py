@@ -22,7 +22,8 @@ class Network(NamedTuple):
 
     def astype(self, dtype):
         def cast(x):
-            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+            floats = jnp.issubdtype(x.dtype, jnp.floating)
+            return jnp.asarray(np.asarray(x).astype(dtype)) if floats else x
 
         return Network(*jax.tree.map(cast, tuple(self)))
 

@@ -1,7 +1,6 @@
 """Weights to test on: small random pytrees."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,10 +14,10 @@ def points():
         return [
             {
                 "dense": {
-                    "kernel": jnp.asarray(rng.normal(size=(16, 8)), dtype),
-                    "bias": jnp.asarray(rng.normal(size=8), dtype),
+                    "kernel": rng.normal(size=(16, 8)).astype(dtype),
+                    "bias": rng.normal(size=8).astype(dtype),
                 },
-                "scale": jnp.asarray(rng.normal(), dtype),
+                "scale": np.asarray(rng.normal()).astype(dtype),
             }
             for _ in range(number)
         ]

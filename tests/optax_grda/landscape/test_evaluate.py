@@ -23,33 +23,51 @@ def metrics(params):
     }
 
 
+def expected(*terms):
+    """The metrics of a sum of scalar * weights, by NumPy."""
+
+    def total(*leaves):
+        return sum(c * np.asarray(x) for (c, _), x in zip(terms, leaves, strict=True))
+
+    w = jax.tree.map(total, *(weights for _, weights in terms))
+    kernel, bias = w["dense"]["kernel"], w["dense"]["bias"]
+    return {"sum": kernel.sum() * w["scale"], "bias": bias}
+
+
+def assert_metrics(found, metrics):
+    # Sums of 128 numbers of order one, in another order.
+    np.testing.assert_allclose(found["sum"], metrics["sum"], atol=1e-4)
+    np.testing.assert_allclose(found["bias"], metrics["bias"], atol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 100])
 def test_metrics_along_a_curve_are_those_of_its_points(points, batch_size):
-    curve = Bezier(*points(3))
+    start, bend, end = points(3)
+    curve = Bezier(start, bend, end)
     along = evaluate_along(curve, TS, metrics, batch_size=batch_size)
     assert along["sum"].shape == (61,)
-    assert along["bias"].shape == (61, 8)
+    along = jax.tree.map(np.asarray, along)
     for i in (0, 1, 30, 60):
-        expected = metrics(curve(TS[i]))
-        # Sums of 128 numbers of order one, in another order.
-        np.testing.assert_allclose(along["sum"][i], expected["sum"], atol=1e-4)
-        np.testing.assert_allclose(along["bias"][i], expected["bias"], atol=1e-6)
+        t = TS[i]
+        terms = ((1 - t) ** 2, start), (2 * t * (1 - t), bend), (t**2, end)
+        found = jax.tree.map(lambda m, i=i: m[i], along)
+        assert_metrics(found, expected(*terms))
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_metrics_on_a_grid_are_those_of_its_points(points, batch_size):
-    plane = Plane.through(*points(3))
-    xs, ys = plane.grid(5)[0], plane.grid(3)[1]
+    origin, x_axis, y_axis = points(3)
+    plane = Plane(origin, x_axis, y_axis, corners=np.zeros((3, 2), np.float32))
+    xs, ys = np.linspace(-1, 3, 5), np.linspace(-2, 1, 3)
     grid = jax.jit(
         lambda plane: evaluate_grid(plane, xs, ys, metrics, batch_size=batch_size)
     )(plane)
     assert grid["sum"].shape == (3, 5)
-    assert grid["bias"].shape == (3, 5, 8)
+    grid = jax.tree.map(np.asarray, grid)
     for i, y in enumerate(ys):
         for j, x in enumerate(xs):
-            expected = metrics(plane(x, y))
-            np.testing.assert_allclose(grid["sum"][i, j], expected["sum"], atol=1e-4)
-            np.testing.assert_allclose(grid["bias"][i, j], expected["bias"], atol=1e-6)
+            found = jax.tree.map(lambda m, i=i, j=j: m[i, j], grid)
+            assert_metrics(found, expected((1, origin), (x, x_axis), (y, y_axis)))
 
 
 def test_statistics_are_estimated_anew_at_every_point():
@@ -127,9 +145,12 @@ def test_bad_grids_are_refused(points):
         evaluate_grid(plane, axis, axis[:, None], metrics)
 
 
-def test_batch_size_below_one_is_refused(points):
-    message = "batch_size must be None or at least 1, got 0"
-    with pytest.raises(ValueError, match=message):
-        evaluate_along(Bezier(*points(3)), TS, metrics, batch_size=0)
-    with pytest.raises(ValueError, match=message):
-        evaluate_grid(Plane.through(*points(3)), TS, TS, metrics, batch_size=0)
+@pytest.mark.parametrize(
+    ("batch_size", "error"), [(0, ValueError), (True, TypeError), (2.0, TypeError)]
+)
+def test_batch_size_is_a_number_of_points(points, batch_size, error):
+    message = f"batch_size must be None or an integer >= 1, got {batch_size}"
+    with pytest.raises(error, match=message):
+        evaluate_along(Bezier(*points(3)), TS, metrics, batch_size=batch_size)
+    with pytest.raises(error, match=message):
+        evaluate_grid(lambda x, y: x, TS, TS, metrics, batch_size=batch_size)

@@ -166,7 +166,9 @@ def test_bad_coordinates_and_grids_are_refused(points):
         plane(jnp.zeros(2), 0.0)
     with pytest.raises(ValueError, match=r"y must be a scalar, got shape \(1,\)"):
         plane(0.0, jnp.zeros(1))
-    with pytest.raises(ValueError, match="points must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="points must be an integer >= 2, got 1"):
         plane.grid(points=1)
+    with pytest.raises(TypeError, match="points must be an integer >= 2, got True"):
+        plane.grid(points=True)
     with pytest.raises(ValueError, match=r"margin must be >= 0, got -0\.1"):
         plane.grid(margin=-0.1)

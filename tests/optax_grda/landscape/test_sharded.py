@@ -40,7 +40,7 @@ def calls(points):
         "bend_loss": landscape.bend_loss(loss_fn)(third, first, second, key, None),
         "PlanePoint": plane.project(curve.bend),
         "evaluate_along": landscape.evaluate_along(line, jnp.array([0.3, 1]), loss_fn),
-        "evaluate_grid": landscape.evaluate_grid(plane, xs, ys, loss_fn, batch_size=3),
+        "evaluate_grid": landscape.evaluate_grid(plane, xs, ys, loss_fn),
         "barrier_height": landscape.barrier_height(losses),
         "l2_over_l1": landscape.l2_over_l1(first),
     }
@@ -70,29 +70,35 @@ def test_nothing_public_is_left_out(expected):
     assert public <= expected.keys() | expected["like"].keys()
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
-def test_sharded_weights_give_the_same_results(three_points, expected, axis_type):
-    mesh = jax.make_mesh((2, 2), ("data", "model"), (axis_type,) * 2)
-    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), LAYOUT)
-    points = jax.device_put(three_points, [shardings] * 3)
-    actual = calls(points)
+@pytest.fixture(params=[AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+def shardings(request):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), (request.param,) * 2)
+    return jax.tree.map(functools.partial(NamedSharding, mesh), LAYOUT)
+
+
+def assert_close(actual, expected):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     jax.tree.map(close, actual, expected)
-    for name, tree in actual["like"].items():
-        for key, sharding in shardings.items():
-            assert tree[key].sharding.is_equivalent_to(sharding, tree[key].ndim), name
 
 
-def test_training_from_python_gives_the_same_results(three_points, expected):
-    """Over Explicit axes, and without a program around."""
-    mesh = jax.make_mesh((2, 2), ("data", "model"))
-    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), LAYOUT)
+def assert_sharded(tree, shardings):
+    for key, sharding in shardings.items():
+        assert tree[key].sharding.is_equivalent_to(sharding, tree[key].ndim), key
+
+
+@pytest.mark.parametrize("shardings", [AxisType.Explicit], indirect=True)
+def test_sharded_weights_give_the_same_results(three_points, expected, shardings):
+    actual = calls(jax.device_put(three_points, [shardings] * 3))
+    assert_close(actual, expected)
+    for tree in actual["like"].values():
+        assert_sharded(tree, shardings)
+
+
+def test_training_from_python_gives_the_same_results(three_points, expected, shardings):
     first, second, _ = jax.device_put(three_points, [shardings] * 3)
     line = landscape.Bezier.straight(first, second)
     curve, _, _ = landscape.train_bend(
-        loss_fn, SGD, line, SGD.init(line.bend), jnp.zeros(2), jax.random.key(0)
+        loss_fn, SGD, line, SGD.init(line.bend), np.zeros(2), jax.random.key(0)
     )
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    jax.tree.map(close, curve.bend, expected["like"]["train_bend"])
-    for key, sharding in shardings.items():
-        assert curve.bend[key].sharding == sharding
+    assert_close(curve.bend, expected["like"]["train_bend"])
+    assert_sharded(curve.bend, shardings)
