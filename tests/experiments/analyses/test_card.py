@@ -120,4 +120,4 @@ def test_a_card_does_without_onnx(carded):
         section.title == "What the zeros are good for: gRDA, c = 0.05, μ = 0.6, seed 0"
     )
     other = [row | {"grda": whose + "-1", "seed": 1} for row in found["rows"]]
-    assert len(card.sections({"rows": found["rows"] + other})) == 2
+    assert len(list(card.sections({"rows": found["rows"] + other}))) == 2
