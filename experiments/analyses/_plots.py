@@ -21,9 +21,9 @@ def panels(number: int = 1, size: tuple[float, float] = (6.5, 4.3)) -> list[Axes
     return list(axes)
 
 
-def figure_of(axes: Sequence[Axes], legend: int = 0) -> Figure:
+def figure_of(axes: Sequence[Axes], legend: int | None = 0) -> Figure:
     """The figure of panels, with a legend in one of them if something has a label."""
-    if axes[legend].get_legend_handles_labels()[1]:
+    if legend is not None and axes[legend].get_legend_handles_labels()[1]:
         axes[legend].legend(frameon=False, fontsize=8)
     figure = axes[0].figure
     assert isinstance(figure, Figure)
@@ -39,11 +39,11 @@ def band(ax: Axes, x: Any, values: np.ndarray, color: str, label: str, style="-"
 
 
 def note(
-    ax: Axes, text: str, point: Sequence[float], color: str = "0.3", left: bool = False
+    ax: Axes, text: str, point: Any, color: str = "0.3", left: bool = False
 ) -> None:
     """Writes a text beside a point, to its upper right or left."""
     ax.annotate(
-        *(text, (point[0], point[1])),
+        *(text, (float(point[0]), float(point[1]))),
         xytext=(-5 if left else 5, 5),
         textcoords="offset points",
         horizontalalignment="right" if left else "left",

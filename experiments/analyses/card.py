@@ -1,16 +1,12 @@
 """What the zeros of a network are good for, on this machine, for a person.
 
-For a run of gRDA and its SGD twin: the dense network, the sparse one, and that without
-the units that cannot matter (models.export.shrink), in JAX and, dense and shrunk, in
-ONNX Runtime on the CPU: test accuracy, sizes, multiply-adds and latency. (All networks
-are timed in turn, so that none finds the caches as it left them.) The networks
-themselves are written too: packed safetensors and ONNX files.
+All networks are timed in turn, so that none finds the caches as it left them.
 """
 
 import functools
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,35 +129,29 @@ def in_batches(predict: Predict, images: np.ndarray) -> np.ndarray:
     return np.concatenate([predict(images[i : i + LARGEST]) for i in starts])
 
 
-def by_run(rows: Rows) -> dict[str, Rows]:
-    """The rows of each card, by the run whose it is."""
-    cards: dict[str, Rows] = {}
+def by_run(rows: Rows) -> list[tuple[str, Rows]]:
+    """Whose each card is, and its rows."""
+    cards: dict[tuple[str, str], Rows] = {}
     for row in rows:
-        cards.setdefault(row["grda"], []).append(row)
-    return cards
+        whose = f"{row['label']}, seed {row['seed']}"
+        cards.setdefault((row["grda"], whose), []).append(row)
+    return [(whose, rows) for (_, whose), rows in cards.items()]
 
 
 def sentence(found: Found) -> str:
     """What the tables show."""
-    cards = by_run(found["rows"]).values()
-    return " ".join(f"{whose(rows)}: {verdict(rows)}" for rows in cards)
+    cards = by_run(found["rows"])
+    return " ".join(f"{whose}: {verdict(rows)}" for whose, rows in cards)
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """A table a card."""
-    return [
-        Section(
-            f"What the zeros are good for: {whose(rows)}",
+    for whose, rows in by_run(found["rows"]):
+        yield Section(
+            f"What the zeros are good for: {whose}",
             "Latencies are medians, of all networks taken in turn.",
             table=table(rows),
         )
-        for rows in by_run(found["rows"]).values()
-    ]
-
-
-def whose(rows: Rows) -> str:
-    """The run that a card is of, for people."""
-    return f"{rows[0]['label']}, seed {rows[0]['seed']}"
 
 
 def table(rows: Rows) -> Cells:

@@ -1,13 +1,11 @@
 """Whether gRDA's solution lies in the valley of SGD's: the path between the two.
 
-A quadratic Bezier curve between the two solutions is trained, and loss and error are
-taken along it, along the straight line, and on the plane through the curve's three
-points. BatchNorm's statistics are estimated anew at every point.
+BatchNorm's statistics are estimated anew at every point.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,32 +173,27 @@ def sentence(found: Found) -> str:
     )
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """The two ways, and the plane of the first pair."""
     pairs = found["pairs"]
-    shown = [
-        Section(
-            "From gRDA to SGD",
-            "If both lie in one valley, the loss along the curve never rises above its "
-            "ends; the straight line may have to climb.",
-            loss_along_curves(pairs),
-            "curve",
-            table(pairs),
-            "Training loss between solutions",
-        )
-    ]
+    yield Section(
+        "From gRDA to SGD",
+        "If both lie in one valley, the loss along the curve never rises above its "
+        "ends; the straight line may have to climb.",
+        loss_along_curves(pairs),
+        "curve",
+        table(pairs),
+        "Training loss between solutions",
+    )
     if "plane" in pairs[0]:
-        shown.append(
-            Section(
-                "The valley",
-                "Training loss on the plane through both solutions and the bend of the "
-                f"curve (seed {pairs[0]['seed']}). Both should lie in one basin, with "
-                "no ridge across the curve.",
-                plane_of(pairs[0]["plane"]),
-                "plane",
-            )
+        yield Section(
+            "The valley",
+            "Training loss on the plane through both solutions and the bend of the "
+            f"curve (seed {pairs[0]['seed']}). Both should lie in one basin, with no "
+            "ridge across the curve.",
+            plane_of(pairs[0]["plane"]),
+            "plane",
         )
-    return shown
 
 
 def table(pairs: Rows) -> Cells:

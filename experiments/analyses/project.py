@@ -1,12 +1,7 @@
-"""Whether gRDA left SGD's solution in flat directions only.
-
-After every epoch of which both have a checkpoint: the k largest eigenpairs of the
-Hessian at SGD's weights, and the share of |w_gRDA - w_SGD|^2 that lies in their space,
-beside the share a random direction has; and |w|_2 / |w|_1 of both.
-"""
+"""Whether gRDA left SGD's solution in flat directions only."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -83,27 +78,25 @@ def sentence(found: Found) -> str:
     )
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """Shares and norms, over training."""
     rows = found["rows"]
-    return [
-        Section(
-            "Flat directions",
-            "The share of gRDA's displacement in the steepest directions. If gRDA "
-            "moves in flat directions only, it stays below the dotted line, the share "
-            "of a random direction.",
-            projection(rows),
-            "projection",
-            table(rows),
-            "Share of |w_gRDA − w_SGD|² in SGD's top eigenspace",
-        ),
-        Section(
-            "Concentration of the weights",
-            "It rises as gRDA puts the weights into fewer entries.",
-            norms(rows),
-            "norms",
-        ),
-    ]
+    yield Section(
+        "Flat directions",
+        "The share of gRDA's displacement in the steepest directions. If gRDA moves in "
+        "flat directions only, it stays below the dotted line, the share of a random "
+        "direction.",
+        projection(rows),
+        "projection",
+        table(rows),
+        "Share of |w_gRDA − w_SGD|² in SGD's top eigenspace",
+    )
+    yield Section(
+        "Concentration of the weights",
+        "It rises as gRDA puts the weights into fewer entries.",
+        norms(rows),
+        "norms",
+    )
 
 
 def table(rows: Rows) -> Cells:

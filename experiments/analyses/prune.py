@@ -1,11 +1,7 @@
 """Directional pruning by its definition, beside the usual rules and gRDA.
 
-SGD's solution is pruned in one shot, without retraining, to several sparsities, among
-them gRDA's own: by the definition (scores of P_eps sign(w), for several cutoffs eps),
-by magnitude, and by Optimal Brain Damage. After every epoch of which both have a
-checkpoint, gRDA's displacement is compared with that of the definition at the strength
-that the theory names, the threshold. (The theory is that of gRDA: of runs that were
-steered to a sparsity, or in which whole units were thresholded, it says nothing.)
+The theory is that of gRDA: of runs that were steered to a sparsity, or in which whole
+units were thresholded, it says nothing.
 """
 
 import functools
@@ -231,28 +227,26 @@ def residuals(rows: Rows) -> str:
     )
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """Pruning in one shot, and gRDA beside the definition."""
-    return [
-        Section(
-            "Pruning SGD's solution in one shot",
-            "No retraining. Rules that know the curvature should lose less than "
-            "magnitude pruning. gRDA is beside them for what one shot gives up: it "
-            "trains while it prunes.",
-            pruning(found["pruning"]),
-            "pruning",
-            table(found["pruning"]),
-            "Training loss (test accuracy, %); ε: the definition at that cutoff",
-        ),
-        Section(
-            "gRDA and directional pruning by its definition",
-            "Equal displacements have cosine 1. The controls show what any method that "
-            "shrinks weights would reach: only what the definition has beyond them is "
-            "evidence for the theorem.",
-            agreements(found["agreement"]),
-            "agreement",
-        ),
-    ]
+    yield Section(
+        "Pruning SGD's solution in one shot",
+        "No retraining. Rules that know the curvature should lose less than magnitude "
+        "pruning. gRDA is beside them for what one shot gives up: it trains while it "
+        "prunes.",
+        pruning(found["pruning"]),
+        "pruning",
+        table(found["pruning"]),
+        "Training loss (test accuracy, %); ε: the definition at that cutoff",
+    )
+    yield Section(
+        "gRDA and directional pruning by its definition",
+        "Equal displacements have cosine 1. The controls show what any method that "
+        "shrinks weights would reach: only what the definition has beyond them is "
+        "evidence for the theorem.",
+        agreements(found["agreement"]),
+        "agreement",
+    )
 
 
 def table(rows: Rows) -> Cells:
@@ -301,7 +295,7 @@ def pruning(rows: Rows) -> Figure:
     for ax, (name, (title, scale)) in zip(axes, titles.items(), strict=True):
 
         def mean(mine, name=name, scale=scale):
-            return scale * np.mean([row[name] for row in mine])
+            return scale * float(np.mean([row[name] for row in mine]))
 
         sgd = mean(levels[None, None]["SGD", None])
         ax.axhline(sgd, color="0.5", linestyle=":", label="SGD, not pruned")

@@ -1,7 +1,7 @@
 """The runs themselves: what they ended with, how they got there, where zeros are."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +31,20 @@ def read(directories: Sequence[Path]) -> Found | None:
     Returns:
       "results", and "kernels" by directory; None if no directory holds a finished run.
     """
-    results = read_results(directories)
-    kernels = {}
+    results, kernels = read_results(directories), {}
+    if not results:
+        return None
     for directory in directories:
         if (directory / "weights.npz").exists():
             with np.load(directory / "weights.npz") as weights:
                 kernels[directory] = dict(weights)
-    return (
-        {
-            "results": results,
-            "kernels": kernels,
-            "networks": {
-                (r.config.model, Path(r.config.dataset).stem) for r in results
-            },
-            "configurations": {
-                result.label: configuration(result) for result in results
-            },
-            "environments": [result.environment for result in results],
-        }
-        if results
-        else None
-    )
+    return {
+        "results": results,
+        "kernels": kernels,
+        "networks": {(r.config.model, Path(r.config.dataset).stem) for r in results},
+        "configurations": {result.label: configuration(result) for result in results},
+        "environments": [result.environment for result in results],
+    }
 
 
 def configuration(result: Result) -> dict[str, Any]:
@@ -66,93 +59,88 @@ def sentence(found: Found) -> str:
     return headline(found["results"])
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """What the runs ended with, and pictures of training."""
     results: list[Result] = found["results"]
-    shown = [
-        Section(
-            "What the runs ended with",
-            "Means over the seeds ± standard deviations. The training loss is that of "
-            "the final weights, in evaluation mode.",
-            table=table(results),
-            about="What the runs ended with: means over the seeds, ± deviations",
-        ),
-        Section(
-            "Training",
-            "Means over the seeds, and the range between them. The sparsity of gRDA "
-            "should grow all the time, quickly at first, and its test accuracy stay "
-            "beside that of SGD. Its training loss may stay above; it is the running "
-            "one, the mean over an epoch's steps in training mode.",
-            training_curves(results),
-            "training_curves",
-        ),
-    ]
+    yield Section(
+        "What the runs ended with",
+        "Means over the seeds ± standard deviations. The training loss is that of the "
+        "final weights, in evaluation mode.",
+        table=table(results),
+        about="What the runs ended with: means over the seeds, ± deviations",
+    )
+    yield Section(
+        "Training",
+        "Means over the seeds, and the range between them. The sparsity of gRDA "
+        "should grow all the time, quickly at first, and its test accuracy stay beside "
+        "that of SGD. Its training loss may stay above; it is the running one, the "
+        "mean over an epoch's steps in training mode.",
+        training_curves(results),
+        "training_curves",
+    )
     sparse = [result for result in results if result.config.method.is_sparse]
     if sparse:
         sparsest = max(sparse, key=lambda result: np.mean(result.sparsity))
-        shown.append(
-            Section(
-                f"Zeros by layer: {sparsest.label}",
-                "The fraction of each array that is exactly zero. No layer was given a "
-                "sparsity: one threshold serves all. A kernel at 100 % would mean that "
-                "nothing passes it; biases and scales may well be zero.",
-                zeros_by_layer(sparsest.layers()),
-                "sparsity_by_layer",
-                layers_table(results),
-                "Zeros by layer",
-            )
+        yield Section(
+            f"Zeros by layer: {sparsest.label}",
+            "The fraction of each array that is exactly zero. No layer was given a "
+            "sparsity: one threshold serves all. A kernel at 100 % would mean that "
+            "nothing passes it; biases and scales may well be zero.",
+            zeros_by_layer(sparsest.layers()),
+            "sparsity_by_layer",
+            layers_table(results),
+            "Zeros by layer",
         )
     others = authors.tradeoff(results[0].config)
     if len(sparse) > 1 or others:
-        shown.append(
-            Section(
-                "Sparsity against accuracy",
-                "The further to the upper right, the better."
-                + " Crosses: what others measured." * bool(others),
-                tradeoff(results, others),
-                "tradeoff",
-            )
+        yield Section(
+            "Sparsity against accuracy",
+            "The further to the upper right, the better."
+            + " Crosses: what others measured." * bool(others),
+            tradeoff(results, others),
+            "tradeoff",
         )
     for directory, kernels in found["kernels"].items():
-        shown.append(
-            Section(
-                f"The first layer: {directory}",
-                "Every tile is a hidden unit, every pixel in it a weight. After gRDA "
-                "most should be white, exactly zero, above all at the border of the "
-                "image, where digits have no ink.",
-                first_layer(kernels),
-                "first_layer",
-            )
+        yield Section(
+            f"The first layer: {directory}",
+            "Every tile is a hidden unit, every pixel in it a weight. After gRDA most "
+            "should be white, exactly zero, above all at the border of the image, "
+            "where digits have no ink.",
+            first_layer(kernels),
+            "first_layer",
         )
-    return shown
 
 
 def table(results: Sequence[Result]) -> Cells:
     """A row a configuration: ours, the authors', and the difference in deviations."""
     rows = []
     for result in results:
-        ours = {
-            "accuracy": ("test_acc_pct", 1, 100 * np.array(result.test_accuracy)),
-            "zeros": ("sparsity", 100, 100 * np.array(result.sparsity)),
-        }
-        row = {"method": result.label, "seeds": str(len(result.seeds))}
-        row |= {"test accuracy, %": _spread(ours["accuracy"][2])}
-        row |= {"weights exactly zero, %": _spread(ours["zeros"][2])}
-        row["nonzero weights"] = (
-            f"{(1 - np.mean(result.sparsity)) * result.parameters:,.0f} of "
-            f"{result.parameters:,}"
+        accuracy, zeros = (
+            100 * np.array(of) for of in (result.test_accuracy, result.sparsity)
         )
-        row["training loss"] = _spread(np.array(result.train_loss), digits=4)
-        row["seconds a run"] = f"{np.mean(result.seconds):.1f}"
-        if theirs := authors.summary(result.config):
-            for what, (name, scale, values) in ours.items():
+        left = result.parameters * (1 - np.mean(result.sparsity))
+        row = {
+            "method": result.label,
+            "seeds": str(len(result.seeds)),
+            "test accuracy, %": _spread(accuracy),
+            "weights exactly zero, %": _spread(zeros),
+            "nonzero weights": f"{left:,.0f} of {result.parameters:,}",
+            "training loss": _spread(np.array(result.train_loss), digits=4),
+            "seconds a run": f"{np.mean(result.seconds):.1f}",
+        }
+        theirs = authors.summary(result.config)
+        for what, name, scale, values in (
+            ("accuracy", "test_acc_pct", 1, accuracy),
+            ("zeros", "sparsity", 100, zeros),
+        ):
+            if theirs is not None:
                 mean, deviation = (
                     scale * float(theirs[f"{name}_{x}"]) for x in ("mean", "std")
                 )
                 row[f"authors' {what}, %"] = f"{mean:.2f} ± {deviation:.2f}"
                 if deviation:
-                    difference = (values.mean() - mean) / deviation
-                    row[f"{what}: difference"] = f"{difference:+.1f} σ"
+                    sigmas = (values.mean() - mean) / deviation
+                    row[f"{what}: difference"] = f"{sigmas:+.1f} σ"
         rows.append(row)
     return filled(rows)
 
@@ -215,8 +203,7 @@ def zeros_by_layer(layers: dict[str, float]) -> Figure:
     ax.invert_yaxis()
     ax.set(xlim=(0, 109), xlabel="weights exactly zero, %")
     ax.spines[["top", "right"]].set_visible(False)
-    figure = figure_of([ax])
-    ax.get_legend().remove()
+    figure = figure_of([ax], legend=None)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 

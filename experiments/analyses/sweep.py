@@ -1,5 +1,7 @@
 """A grid of settings: the accuracy at which each makes how many zeros."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,18 +19,16 @@ def sentence(found: Found) -> str:
     return text
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """Sparsity against accuracy."""
-    return [
-        Section(
-            "Sparsity against accuracy",
-            "Means over the seeds; bars are their standard deviations.",
-            accuracy_by_zeros(found["rows"]),
-            "sparsity_accuracy",
-            table(found["rows"]),
-            f"Means of {found['seeds']} seeds",
-        )
-    ]
+    yield Section(
+        "Sparsity against accuracy",
+        "Means over the seeds; bars are their standard deviations.",
+        accuracy_by_zeros(found["rows"]),
+        "sparsity_accuracy",
+        table(found["rows"]),
+        f"Means of {found['seeds']} seeds",
+    )
 
 
 def table(rows: Rows) -> Cells:

@@ -1,15 +1,12 @@
 """Whole units: how many can be cut out, and what the rest would be worth untrained.
 
-A multilayer perceptron is trained with gRDA at several c, thresholding single weights,
-whole units, or both (experiments.training.config.Grda.groups), and the units that
-cannot matter are cut out of every network. As a control, the same narrow architectures
-are trained from scratch with SGD, for as many epochs, each with the seed of the network
-that it came from (Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019).
+The control is that of Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +20,7 @@ from experiments.analyses._plots import figure_of, note, panels
 from experiments.analyses._show import Cells, Section, listed
 from experiments.analyses.options import Units
 from experiments.training import data
-from experiments.training.config import Config, Groups, Sgd
+from experiments.training.config import Config, Grda, Groups, Sgd
 from experiments.training.loop import OnDevice, run_epochs, train_together
 from experiments.training.presets import PRESETS
 from experiments.training.trainer import make_trainer
@@ -54,24 +51,22 @@ def measure(
     config: Config, dataset: data.Dataset, options: Units, groups: Groups, _: Path
 ) -> dict[str, Rows]:
     """A row a c and seed."""
-    methods = [
-        dataclasses.replace(config.method, c=c, groups=groups) for c in options.c
-    ]
-    seeds = range(options.seeds)
+    mu, seeds = vars(config.method)["mu"], range(options.seeds)
+    methods = [Grda(c, mu, groups) for c in options.c]
     trained = train_together(config, dataset, methods, seeds, LABELS[groups])
     rows = []
-    for run, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
+    for run, (c, seed) in enumerate(itertools.product(options.c, seeds)):
         state = jax.tree.map(lambda leaf, run=run: leaf[run], trained.state)
         trainer = trained.passes.trainer
         network = shrink(trainer.network(state.params, state.batch_stats))
         parameters, multiply_adds, widths = cost(network, dataset.image_shape)
-        *hidden, _ = widths.values()
+        hidden = [*widths.values()][:-1]
         rows.append(
             {
                 "model": config.model,
                 "dataset": Path(config.dataset).stem,
                 "groups": groups,
-                "c": method.c,
+                "c": c,
                 "seed": seed,
                 "test_accuracy": trained.row["test_accuracy"][run],
                 "sparsity": trained.row["sparsity"][run],
@@ -100,9 +95,9 @@ def from_scratch(
     )
     passes, epochs = OnDevice(trainer, dataset), range(1, config.epochs + 1)
     state = jax.jit(trainer.init)(seed)
-    for epoch in run_epochs(passes, state, epochs, f"widths {widths}"):
-        last = epoch.row
-    return float(last["test_accuracy"])
+    *_, last = run_epochs(passes, state, epochs, f"widths {widths}")
+    assert last.row is not None
+    return float(last.row["test_accuracy"])
 
 
 def by_setting(rows: Rows) -> dict[tuple[str, float], Rows]:
@@ -127,21 +122,19 @@ def sentence(found: Found) -> str:
     )
 
 
-def sections(found: Found) -> list[Section]:
+def sections(found: Found) -> Iterator[Section]:
     """What is left of the networks, and what that is worth."""
-    return [
-        Section(
-            "Whole units",
-            "Test error by what is left once dead units are cut out. Where whole units "
-            "are thresholded, less should be left at the same error. Crosses: the same "
-            "architecture trained from scratch by SGD; where they lie no higher, gRDA "
-            "found widths that are enough rather than weights.",
-            left_over(found["rows"]),
-            "units",
-            table(found["rows"]),
-            "Units that cannot matter are cut out",
-        )
-    ]
+    yield Section(
+        "Whole units",
+        "Test error by what is left once dead units are cut out. Where whole units "
+        "are thresholded, less should be left at the same error. Crosses: the same "
+        "architecture trained from scratch by SGD; where they lie no higher, gRDA "
+        "found widths that are enough rather than weights.",
+        left_over(found["rows"]),
+        "units",
+        table(found["rows"]),
+        "Units that cannot matter are cut out",
+    )
 
 
 def table(rows: Rows) -> Cells:

@@ -1,14 +1,10 @@
 """Runs that are analysed, and what the analyses found, each made once."""
 
-import contextlib
 import dataclasses
 import fcntl
-import io
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,106 +18,46 @@ from experiments.training import config as configs
 from experiments.training import data
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config, Grda, Sgd
-from experiments.training.directory import MetricsFile, plain
-from experiments.training.loop import train_together
 from experiments.training.runs import Pair, find_pairs
-from experiments.training.session import write_summary
 from experiments.training.trainer import make_trainer
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A function that returns a directory by its name, made by one worker for all.
-
-    It takes the name, and what makes the directory.
-    """
-    place = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        place = place.parent
-
-    def get(name: str, make: Callable[[Path], object]) -> Path:
-        directory, done = place / name, place / f"{name}.done"
-        with (place / f"{name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
-                make(directory)
-                done.touch()
-        return directory
-
-    return get
-
-
-@pytest.fixture(scope="session")
-def digits(shared):
-    """The run directories of SGD and gRDA on digits, trained as in the demo.
-
-    In one program: SGD is gRDA with c = 0.
-    """
-
-    def train(place):
-        methods = {Grda(c=0.0): Sgd(), Grda(): Grda()}
-        dataset = data.load("digits")
-        size = dataset.num_classes, dataset.num_examples
-        writers = []
-        for run, method in enumerate(methods.values()):
-            config, directory = Config(method=method), place / method.name
-            directory.mkdir(parents=True)
-            configs.save(config, directory / "config.json")
-            writers.append((run, directory, config, make_trainer(config, *size)))
-
-        def after(epoch):
-            for run, directory, config, trainer in writers:
-                state, row = jax.tree.map(
-                    lambda x, run=run: x[run], (epoch.state, epoch.row)
-                )
-                row = {"epoch": epoch.number, **plain(row), "images_per_second": 1.0}
-                MetricsFile(directory).append(row)
-                if config.method == Sgd():
-                    opt_state = trainer.optimizer.init(state.params)
-                    opt_state = optax.tree.set(opt_state, count=state.opt_state.count)
-                    state = state._replace(opt_state=opt_state)
-                if epoch.number % 30 == 0:
-                    Checkpoints(directory, config, trainer).save(state)
-
-        trained = train_together(Config(), dataset, [*methods], [0], "digits", after)
-        measured = trained.passes.evaluate(trained.state, "train")
-        for run, directory, _, trainer in writers:
-            last = jax.tree.map(lambda x, run=run: x[run], (measured, trained.state))
-            write_summary(directory, trainer, last[0], last[1].params)
-
-    directory = shared("digits", train)
-    return directory / "sgd", directory / "grda"
+def digits(demo_run):
+    """The run directories of SGD and gRDA on digits, seed 0 of the demo."""
+    return demo_run / "sgd-0", demo_run / "grda-0"
 
 
 class Analysed(NamedTuple):
     """What an analysis left."""
 
     directory: Path
-    printed: str  # where standard output has 80 columns
 
-    def rows(self, kind="rows"):
-        name = self.directory.name
-        return json.loads((self.directory / f"{name}.json").read_text())[kind]
+    def rows(self, kind: str = "rows") -> list[dict[str, Any]]:
+        """The rows of a kind in its file."""
+        path = self.directory / f"{self.directory.name}.json"
+        return json.loads(path.read_text())[kind]
+
+    def found(self) -> dict[str, Any]:
+        """What a report is made of."""
+        return analyses.read(self.directory.name, [self.directory])
 
 
 @pytest.fixture(scope="session")
-def analysed(shared):
-    """A function that runs an analysis once, and returns what it left."""
+def analysed(shared_directory):
+    """A function that runs an analysis, unless another worker did, without drawing."""
 
     def run(chosen) -> Analysed:
-        def make(directory):
-            printed = io.StringIO()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("COLUMNS", "80")
-                patch.setattr("experiments.analyses.card.has_onnx", lambda: False)
-                # The report draws all figures; test_show saves some.
-                patch.setattr("experiments.analyses._show.save", lambda *_: None)
-                with contextlib.redirect_stdout(printed):
+        directory = shared_directory / chosen.name
+        with directory.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (directory / "done").exists():
+                with pytest.MonkeyPatch.context() as patch:
+                    # The report draws all figures, and the demo saves some.
+                    patch.setattr("experiments.analyses.show", lambda *_: None)
                     analyses.run(dataclasses.replace(chosen, output=directory))
-            directory.with_suffix(".txt").write_text(printed.getvalue())
-
-        directory = shared(chosen.name, make)
-        return Analysed(directory, directory.with_suffix(".txt").read_text())
+                (directory / "done").touch()
+        return Analysed(directory)
 
     return run
 
@@ -145,9 +81,9 @@ def pruned(digits, analysed):
 
 
 @pytest.fixture(scope="session")
-def carded(digits, analysed):
-    """The card of digits, without ONNX Runtime."""
-    return analysed(options.Card(digits, rounds=2))
+def carded(demo_run):
+    """The demo's card, without ONNX Runtime."""
+    return Analysed(demo_run / "card")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from experiments import report
-from experiments.analyses import card, connect, project, prune, read
+from experiments.analyses import card, connect, project, prune
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,15 @@ def test_a_report_says_what_was_found_and_needs_nothing_beside_it(page, digits, 
 
 def test_sentences_are_means_over_the_last_epoch(page, connected, projected, pruned):
     text, _ = page
-    found = {
-        a.directory.name: read(a.directory.name, [a.directory])
-        for a in (connected, projected, pruned)
-    }
     height = connected.rows("pairs")[0]["curve"]["barrier_height"]
-    valley = connect.sentence(found["connect"])
+    valley = connect.sentence(connected.found())
     assert f"at most {height:.4f} along the trained curve" in valley
     row = projected.rows()[-1]
     times = row["difference_fraction"] / row["random_fraction"]
-    shares = project.sentence(found["project"])
+    shares = project.sentence(projected.found())
     assert f"is {times:.2g} (gRDA, c = 0.05, μ = 0.6) times that of a random" in shares
     last = [row["cosine"] for row in pruned.rows("agreement") if row["epoch"] == 60]
-    cosines = prune.sentence(found["prune"])
+    cosines = prune.sentence(pruned.found())
     assert ", ".join(f"{cosine:.3f}" for cosine in last) in cosines
     assert valley in text
 
