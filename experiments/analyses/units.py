@@ -62,8 +62,8 @@ def measure(
     rows = []
     for run, (method, seed) in enumerate((m, s) for m in methods for s in seeds):
         state = jax.tree.map(lambda leaf, run=run: leaf[run], trained.state)
-        trainer = trained.passes.trainer
-        network = shrink(trainer.network(state.params, state.batch_stats))
+        network = trained.passes.trainer.network(state.params, state.batch_stats)
+        network = shrink(network)
         parameters, multiply_adds, widths = cost(network, dataset.image_shape)
         *hidden, _ = widths.values()
         rows.append(
