@@ -157,13 +157,14 @@ class OnDevice:
         def report(state, steps, images, labels):
             return trainer.report(state, steps, evaluate(state, images, labels))
 
-        if make is not None:
-            train = jax.vmap(train, (0, 0, None, None))
-            evaluate = jax.vmap(evaluate, (0, None, None))
-            report = jax.vmap(report, (0, 0, None, None))
+        def over_runs(function, axes):
+            return function if make is None else jax.vmap(function, axes)
+
         jit = functools.partial(jax.jit, out_shardings=sharding)
-        self._train, self._settings = jit(train, donate_argnums=0), settings
-        self._evaluate, self._report = jit(evaluate), jit(report)
+        self._settings = settings
+        self._train = jit(over_runs(train, (0, 0, None, None)), donate_argnums=0)
+        self._evaluate = jit(over_runs(evaluate, (0, None, None)))
+        self._report = jit(over_runs(report, (0, 0, None, None)))
 
     def compile(self, state: TrainState) -> None:
         """Compiles, so that the first epoch takes no longer than the others."""
