@@ -79,7 +79,7 @@ def main(options: Options) -> Path:
     for config in options.configs:
         output, seeds = directory / config.method.name, range(options.seeds)
         trained = train_seeds(config, dataset, seeds, output, options.checkpoint_every)
-        kernels["initial"] = first_kernel(trained.passes.initial().params)
+        kernels["initial"] = first_kernel(trained.initial)
         kernels[config.method.name] = first_kernel(trained.state.params)
     np.savez(directory / "weights.npz", **kernels)
     analyses.show("runs", analyses.read("runs", [directory]), directory)

@@ -13,7 +13,7 @@ picture of sparsity against accuracy to a directory, and prints a table.
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -22,9 +22,6 @@ from experiments.command_line import did_you_mean, run_command
 from experiments.training import config as configs
 from experiments.training.config import Config, Grda, Method, Schedule, Target
 from experiments.training.presets import PRESETS
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,8 +57,8 @@ def measure(
     rows = []
     for run, (c, seed) in enumerate(itertools.product(options.c, seeds)):
         state = jax.tree.map(lambda leaf, run=run: leaf[run], trained.state)
-        trainer = trained.passes.trainer
-        network = shrink(trainer.network(state.params, state.batch_stats))
+        network = trained.passes.trainer.network(state.params, state.batch_stats)
+        network = shrink(network)
         parameters, multiply_adds, widths = cost(network, dataset.image_shape)
         hidden = [*widths.values()][:-1]
         rows.append(

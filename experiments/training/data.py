@@ -163,7 +163,12 @@ def tfds_source(
         formats = {known.value for known in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise FileNotFoundError(_how_to_prepare(builder, formats))
-    return builder.as_data_source(split, decoders=decoders, file_format="array_record")
+    try:
+        return builder.as_data_source(
+            split, decoders=decoders, file_format="array_record"
+        )
+    except ValueError as error:  # it has no such split
+        raise UserError(f"{name}: {error}") from error
 
 
 def _how_to_prepare(builder: Any, formats: set[str]) -> str:

@@ -56,15 +56,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(batch: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str, Any]:
-    """Gives each device its part of a batch that all processes hold.
+def split_batch(batch: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+    """Gives each device its part of arrays that all processes hold.
 
-    Or the whole batch, where it does not divide by the devices.
+    Or the whole, where they do not divide by the devices. Arrays that lie on devices
+    already stay as they are.
     """
-    if mesh is None:
-        return jax.device_put(batch)
 
-    def put(array: np.ndarray) -> jax.Array:
+    def put(array: Any) -> Any:
+        if mesh is None or isinstance(array, jax.Array):
+            return array
         axis = "data" if len(array) % mesh.size == 0 else None
         sharding = NamedSharding(mesh, PartitionSpec(axis))
         return jax.make_array_from_callback(

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ from experiments.training.errors import UserError
 from experiments.training.trainer import Metrics, Trainer, TrainState, make_trainer
 
 STEPS_BETWEEN_QUESTIONS = 100  # whether to stop, where the host hands over batches
-Row = dict[str, np.ndarray]  # what Trainer.report tells of an epoch, by name
 
 
 class Epoch(NamedTuple):
@@ -36,40 +35,12 @@ class Epoch(NamedTuple):
     number: int  # from 1
     state: TrainState  # valid until the next epoch begins, which takes it over
     steps: Metrics  # of each step, shape (steps,)
-    row: Row | None  # None where the epoch ended early
+    row: dict[str, np.ndarray] | None  # as of Trainer.report; None if it ended early
     seconds: float  # of training, without evaluation
 
 
-class Passes(Protocol):
-    """How to go over data once: to train on them, and to evaluate."""
-
-    trainer: Trainer
-
-    def train(
-        self, state: TrainState, stopping: Callable[[], bool]
-    ) -> tuple[TrainState, Metrics]:
-        """Trains to the end of the epoch; returns the metrics of each step.
-
-        Where the host hands over batches, the epoch ends early once stopping() is true.
-        The state is donated.
-        """
-        ...
-
-    def evaluate(self, state: TrainState, split: str) -> Metrics:
-        """Means over the images of a split, "train" or "test", in evaluation mode."""
-        ...
-
-    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
-        """Evaluates on the test images; returns what Trainer.report tells."""
-        ...
-
-    def close(self) -> None:
-        """Ends the processes that read data."""
-        ...
-
-
 def run_epochs(
-    passes: Passes,
+    passes: "OnDevice | FromHost",
     state: TrainState,
     numbers: range,
     name: str,
@@ -82,7 +53,7 @@ def run_epochs(
       state: of the run or runs, at the start of the first of these epochs, or within.
       numbers: of the epochs, from 1.
       name: for the progress bar.
-      stopping: whether to end an epoch early; see Passes.train.
+      stopping: whether to end an epoch early, where that can be.
     """
     shown = jax.process_index() == 0
     last, done = numbers.stop - 1, numbers.start - 1
@@ -105,7 +76,7 @@ def run_epochs(
 
 def open_passes(
     config: Config, mesh: Mesh, data_dir: Path | None = None, workers: int = 0
-) -> Passes:
+) -> "OnDevice | FromHost":
     """Opens the data of a configuration, and builds its trainer.
 
     Args:
@@ -138,7 +109,7 @@ def open_passes(
     return FromHost(trainer, images.batches, images.evaluation)
 
 
-def passes_in_memory(trainer: Trainer, dataset: Dataset) -> Passes:
+def passes_in_memory(trainer: Trainer, dataset: Dataset) -> "OnDevice | FromHost":
     """Passes over data in memory, in the quickest way for the network."""
     if loops_are_slow(jax.eval_shape(trainer.init, 0).params):
         batches = functools.partial(shuffled, trainer, dataset)
@@ -147,98 +118,83 @@ def passes_in_memory(trainer: Trainer, dataset: Dataset) -> Passes:
 
 
 class OnDevice:
-    """Passes of one run over data that lie on the devices, each one dispatch."""
-
-    def __init__(self, trainer: Trainer, dataset: Dataset):
-        self.trainer = trainer
-        sharding = None if trainer.mesh is None else replicated(trainer.mesh)
-        self.splits = jax.device_put(_splits(dataset), sharding)
-        jit = functools.partial(jax.jit, out_shardings=sharding)
-        self._train = jit(trainer.train_epoch, donate_argnums=0)
-        self._evaluate = jit(trainer.evaluate)
-        self._report = jit(functools.partial(_test_and_report, trainer))
-
-    def train(
-        self, state: TrainState, stopping: Callable[[], bool]
-    ) -> tuple[TrainState, Metrics]:
-        """See Passes. An epoch is not interrupted: it is one call on the device."""
-        del stopping
-        return self._train(state, *self.splits["train"])
-
-    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
-        """See Passes."""
-        return self._report(state, steps, *self.splits["test"])
-
-    def evaluate(self, state: TrainState, split: str) -> Metrics:
-        """See Passes."""
-        return self._evaluate(state.params, state.batch_stats, *self.splits[split])
-
-    def close(self) -> None:
-        """See Passes. There are none."""
-
-
-class Together:
-    """Passes of several runs at once, over data on the device; states have their axis.
-
-    (On a CPU, convolutions train slowly in this form: see devices.loops_are_slow.)
-    """
+    """Passes over data that lie on the devices, each one dispatch."""
 
     def __init__(
         self,
-        make: Callable[..., Trainer],
-        settings: dict[str, np.ndarray],
-        seeds: np.ndarray,
+        trainer: Trainer,
         dataset: Dataset,
+        make: Callable[..., Trainer] | None = None,
+        settings: dict[str, np.ndarray] | None = None,
     ):
-        """Compiles, so that the first epoch takes no longer than the others.
+        """Places the data.
 
         Args:
-          make: makes a trainer of traced settings.
-          settings: those of each run by name, each of shape (runs,).
-          seeds: those of each run, shape (runs,).
-          dataset: what all train on.
+          trainer: of the run.
+          dataset: what it trains on.
+          make: for several runs at once, whose states have an axis of runs: makes the
+            trainer of traced settings. (On a CPU, convolutions train slowly in this
+            form: see devices.loops_are_slow.)
+          settings: of these runs, by name, each of shape (runs,).
         """
-        self.trainer = make()
-        self.splits = jax.device_put(_splits(dataset))
-        self._init, self._seeds = jax.jit(jax.vmap(self.trainer.init)), seeds
+        self.trainer = trainer
+        sharding = None if trainer.mesh is None else replicated(trainer.mesh)
+        self.splits = jax.device_put(
+            {
+                "train": (dataset.train_images, dataset.train_labels),
+                "test": (dataset.test_images, dataset.test_labels),
+            },
+            sharding,
+        )
 
-        def epoch(state, setting, images, labels):
-            return make(**setting).train_epoch(state, images, labels)
+        def train(state, settings, images, labels):
+            trained = trainer if make is None else make(**settings)
+            return trained.train_epoch(state, images, labels)
 
-        over_runs = jax.jit(jax.vmap(epoch, (0, 0, None, None)), donate_argnums=0)
-        data = self.splits["train"]
-        program = over_runs.lower(self.initial(), settings, *data).compile()
-        self._train = lambda state: program(state, settings, *data)
-        each = (0, 0, None, None)
-        self._evaluate = jax.jit(jax.vmap(self.trainer.evaluate, each))
-        report = functools.partial(_test_and_report, self.trainer)
-        self._report = jax.jit(jax.vmap(report, each))
+        def evaluate(state, images, labels):
+            return trainer.evaluate(state.params, state.batch_stats, images, labels)
 
-    def initial(self) -> TrainState:
-        """The states before the first step."""
-        return self._init(self._seeds)
+        def report(state, steps, images, labels):
+            return trainer.report(state, steps, evaluate(state, images, labels))
+
+        def over_runs(function, axes):
+            return function if make is None else jax.vmap(function, axes)
+
+        jit = functools.partial(jax.jit, out_shardings=sharding)
+        self._settings = settings
+        self._train = jit(over_runs(train, (0, 0, None, None)), donate_argnums=0)
+        self._evaluate = jit(over_runs(evaluate, (0, None, None)))
+        self._report = jit(over_runs(report, (0, 0, None, None)))
+
+    def compile(self, state: TrainState) -> None:
+        """Compiles, so that the first epoch takes no longer than the others."""
+        arguments = state, self._settings, *self.splits["train"]
+        self._train = self._train.lower(*arguments).compile()
 
     def train(
         self, state: TrainState, stopping: Callable[[], bool]
     ) -> tuple[TrainState, Metrics]:
-        """See Passes. An epoch is not interrupted: it is one call on the device."""
-        del stopping
-        return self._train(state)
+        """Trains an epoch; returns the metrics of each step. The state is donated.
 
-    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
-        """See Passes."""
-        return self._report(state, steps, *self.splits["test"])
+        It is not interrupted, being one call on the device.
+        """
+        del stopping
+        return self._train(state, self._settings, *self.splits["train"])
 
     def evaluate(self, state: TrainState, split: str) -> Metrics:
-        """See Passes."""
-        return self._evaluate(state.params, state.batch_stats, *self.splits[split])
+        """Means over the images of a split, "train" or "test", in evaluation mode."""
+        return self._evaluate(state, *self.splits[split])
+
+    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+        """Evaluates on the test images; returns what Trainer.report tells."""
+        return self._report(state, steps, *self.splits["test"])
 
     def close(self) -> None:
-        """See Passes. There are none."""
+        """Does nothing: no process reads data."""
 
 
 class FromHost:
-    """Passes of one run in a dispatch a batch, which the host hands over."""
+    """Passes in a dispatch a batch, which the host hands over."""
 
     def __init__(
         self,
@@ -265,7 +221,7 @@ class FromHost:
     def train(
         self, state: TrainState, stopping: Callable[[], bool]
     ) -> tuple[TrainState, Metrics]:
-        """See Passes. All processes ask together whether to stop, now and then."""
+        """See OnDevice. All processes ask together whether to stop, now and then."""
         if self._open is None:
             self._open = self._batches(state)
         metrics, steps_per_epoch = [], self.trainer.steps_per_epoch
@@ -273,7 +229,7 @@ class FromHost:
             asks = number > 0 and number % STEPS_BETWEEN_QUESTIONS == 0
             if asks and any_process(stopping()):
                 break
-            batch = self._put(next(self._open))
+            batch = split_batch(next(self._open), self.trainer.mesh)
             state, step = self._step(state, batch["image"], batch["label"])
             if jax.default_backend() == "cpu":
                 # Steps that several CPU devices take together could overtake each
@@ -282,35 +238,29 @@ class FromHost:
             metrics.append(step)
         return state, jax.tree.map(lambda *steps: np.stack(steps), *metrics)
 
-    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
-        """See Passes."""
-        return self._report(state, steps, self.evaluate(state, "test"))
-
     def evaluate(self, state: TrainState, split: str) -> Metrics:
-        """See Passes."""
+        """See OnDevice."""
         batches = self._evaluation(split)
         sums = [
-            self._sums(state.params, state.batch_stats, self._put(batch))
+            self._sums(state, split_batch(batch, self.trainer.mesh))
             for batch in batches
         ]
         batches.close()
         loss, accuracy, images = np.sum(jax.device_get(sums), axis=0)
         return Metrics(loss / images, accuracy / images)
 
+    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+        """See OnDevice."""
+        return self._report(state, steps, self.evaluate(state, "test"))
+
     def close(self) -> None:
-        """See Passes."""
+        """Ends the processes that read data."""
         if self._open is not None:
             self._open.close()
 
-    def _put(self, batch: Batch) -> Batch:
-        """The batch over the devices; that of a stream is there already."""
-        if isinstance(batch["image"], jax.Array):
-            return batch
-        return split_batch(batch, self.trainer.mesh)
-
-    def _weighted_sums(self, params, batch_stats, batch) -> tuple[jax.Array, ...]:
+    def _weighted_sums(self, state: TrainState, batch: Batch) -> tuple[jax.Array, ...]:
         metrics = self.trainer.metrics(
-            params, batch_stats, batch["image"], batch["label"]
+            state.params, state.batch_stats, batch["image"], batch["label"]
         )
         weight = batch["weight"]
         return *(jnp.sum(m * weight) for m in metrics), jnp.sum(weight)
@@ -328,12 +278,13 @@ def shuffled(trainer: Trainer, dataset: Dataset, state: TrainState) -> Iterator[
 
 
 class Trained(NamedTuple):
-    """Runs that trained together, all with an axis of runs."""
+    """Runs that trained together: arrays have an axis of runs."""
 
+    initial: Any  # the parameters before the first step, on the host
     state: TrainState  # the last
-    row: Row  # what Trainer.report told at the end
+    row: dict[str, np.ndarray]  # what Trainer.report told at the end
     seconds: float  # of training, over all runs, without compilation and evaluation
-    passes: Together
+    passes: OnDevice
 
 
 def train_together(
@@ -368,28 +319,12 @@ def train_together(
     make = functools.partial(
         make_trainer, config, dataset.num_classes, dataset.num_examples
     )
-    passes = Together(make, settings, np.tile(seeds, len(methods)), dataset)
-    seconds = 0.0
-    epochs = range(1, config.epochs + 1)
-    for epoch in run_epochs(passes, passes.initial(), epochs, name):
+    passes = OnDevice(make(), dataset, make, settings)
+    init = jax.jit(jax.vmap(passes.trainer.init))
+    state, seconds = init(np.tile(seeds, len(methods))), 0.0
+    initial = jax.device_get(state.params)
+    passes.compile(state)
+    for epoch in run_epochs(passes, state, range(1, config.epochs + 1), name):
         seconds += epoch.seconds
         after(epoch)
-    return Trained(epoch.state, epoch.row, seconds, passes)
-
-
-def _test_and_report(
-    trainer: Trainer,
-    state: TrainState,
-    steps: Metrics,
-    images: jax.Array,
-    labels: jax.Array,
-) -> dict[str, jax.Array]:
-    tested = trainer.evaluate(state.params, state.batch_stats, images, labels)
-    return trainer.report(state, steps, tested)
-
-
-def _splits(dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return {
-        "train": (dataset.train_images, dataset.train_labels),
-        "test": (dataset.test_images, dataset.test_labels),
-    }
+    return Trained(initial, epoch.state, epoch.row, seconds, passes)

@@ -305,18 +305,18 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
     Raises:
       UserError: if a file is damaged; the error names it.
     """
-    runs: dict[Config, Result] = {}
+    runs: dict[Config, Path] = {}
     for directory in directories:
         for path in sorted([directory, *directory.glob("*/")]):
-            if _is_run(path):
-                result = _read_result(path)
-                runs.setdefault(result.config, result)
-    groups: dict[Config, list[Result]] = {}
-    for config, result in runs.items():
-        groups.setdefault(dataclasses.replace(config, seed=0), []).append(result)
-    merged = _labelled([_merge(results) for results in groups.values()])
+            files = (path / "config.json", path / "summary.json")
+            if all(file.exists() for file in files):
+                runs.setdefault(configs.load(files[0]), path)
+    groups: dict[Config, dict[Config, Path]] = {}
+    for config, path in runs.items():
+        groups.setdefault(dataclasses.replace(config, seed=0), {})[config] = path
+    results = _labelled([_read_result(seeds) for seeds in groups.values()])
     return sorted(
-        merged, key=lambda r: (r.config.method.is_sparse, np.mean(r.sparsity))
+        results, key=lambda r: (r.config.method.is_sparse, np.mean(r.sparsity))
     )
 
 
@@ -339,48 +339,35 @@ def headline(results: Sequence[Result]) -> str:
     return text + "."
 
 
-def _is_run(directory: Path) -> bool:
-    return all((directory / f"{name}.json").exists() for name in ("summary", "config"))
-
-
-def _read_result(directory: Path) -> Result:
-    summary = read_json(directory / "summary.json")
-    config = configs.load(directory / "config.json")
+def _read_result(runs: dict[Config, Path]) -> Result:
+    """The result of runs that differ in the seed alone."""
+    summaries = [read_json(path / "summary.json") for path in runs.values()]
     try:
-        report = summary["sparsity_report"]
+        leaves = [summary["sparsity_report"]["leaves"] for summary in summaries]
         return Result(
-            config=config,
-            seeds=[config.seed],
-            test_accuracy=[summary["test_accuracy"]],
-            sparsity=[summary["sparsity"]],
-            train_loss=[summary["train_loss"]],
-            seconds=[summary["seconds"]],
+            config=next(iter(runs)),
+            seeds=[config.seed for config in runs],
+            **{
+                name: [summary[name] for summary in summaries]
+                for name in ("test_accuracy", "sparsity", "train_loss", "seconds")
+            },
             sparsity_by_layer=[
-                {
-                    leaf["path"]: 1 - leaf["nonzero"] / leaf["size"]
-                    for leaf in report["leaves"]
-                }
+                {leaf["path"]: 1 - leaf["nonzero"] / leaf["size"] for leaf in mine}
+                for mine in leaves
             ],
-            sizes={leaf["path"]: leaf["size"] for leaf in report["leaves"]},
-            metrics=[row | {"seed": config.seed} for row in read_metrics(directory)],
-            environment=summary["environment"],
+            sizes={leaf["path"]: leaf["size"] for leaf in leaves[0]},
+            metrics=[
+                row | {"seed": config.seed}
+                for config, path in runs.items()
+                for row in read_metrics(path)
+            ],
+            environment=summaries[0]["environment"],
         )
     except KeyError as error:
-        path = directory / "summary.json"
+        places = ", ".join(map(str, runs.values()))
         raise UserError(
-            f"{path} must be of a finished run: it has no {error}"
+            f"summary.json of {places} must be of finished runs: it has no {error}"
         ) from None
-
-
-def _merge(results: list[Result]) -> Result:
-    """All seeds of one configuration."""
-
-    def join(name):
-        return [value for result in results for value in getattr(result, name)]
-
-    per_seed = ("seeds", "test_accuracy", "sparsity", "train_loss", "seconds")
-    per_seed += ("sparsity_by_layer", "metrics")
-    return dataclasses.replace(results[0], **{name: join(name) for name in per_seed})
 
 
 def _labelled(results: list[Result]) -> list[Result]:

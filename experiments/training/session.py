@@ -31,7 +31,8 @@ from experiments.training.directory import (
 from experiments.training.errors import UserError
 from experiments.training.loop import (
     Epoch,
-    Passes,
+    FromHost,
+    OnDevice,
     Trained,
     open_passes,
     run_epochs,
@@ -110,7 +111,7 @@ def train(
 
 def _train_epochs(
     config: Config,
-    passes: Passes,
+    passes: OnDevice | FromHost,
     state: TrainState,
     checkpoints: Checkpoints,
     metrics: MetricsFile | None,
@@ -193,11 +194,12 @@ def train_seeds(
 
     name = f"{config.method.name:4}"
     trained = train_together(config, dataset, [config.method], seeds, name, after)
-    measured = jax.device_get(trained.passes.evaluate(trained.state, "train"))
-    params = jax.device_get(trained.state.params)
+    ends = trained.passes.evaluate(trained.state, "train"), trained.state.params
+    ends = jax.device_get(ends)
     for run, directory in enumerate(directories):
-        mine = jax.tree.map(lambda x, run=run: x[run], (measured, params))
-        write_summary(directory, trainer, *mine)
+        write_summary(
+            directory, trainer, *jax.tree.map(lambda x, run=run: x[run], ends)
+        )
     return trained
 
 

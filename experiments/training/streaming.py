@@ -39,11 +39,10 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-import models
 from experiments.training.config import Config
 from experiments.training.data import Batch, tfds_source
 from experiments.training.errors import UserError
-from experiments.training.trainer import TrainState
+from experiments.training.trainer import TrainState, network_spec
 
 Example = dict[str, Any]
 
@@ -77,11 +76,14 @@ class ImageNet:
         self.num_classes = train.dataset_info.features["label"].num_classes
         # The stream leaves out what does not fill a batch.
         self.num_examples = len(train) // config.batch_size * config.batch_size
-        self.image_shape = models.spec(config.model).image_shape
-        self.seed, self.sharding = (
-            config.seed,
-            NamedSharding(mesh, PartitionSpec("data")),
-        )
+        if not self.num_examples:
+            raise UserError(
+                f"batch_size must be at most the number of images, {len(train)}: "
+                f"got {config.batch_size}"
+            )
+        self.image_shape = network_spec(config.model).image_shape
+        self.sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self.seed = config.seed
         self.options = {
             "batch_size": config.batch_size,
             "image_size": self.image_shape[0],
@@ -93,10 +95,7 @@ class ImageNet:
     def batches(self, state: TrainState) -> Iterator[Batch]:
         """Training batches from a state's step on, without end."""
         batches = training_batches(
-            self.splits["train"],
-            seed=self.seed,
-            start=int(state.step),
-            **self.options,
+            self.splits["train"], seed=self.seed, start=int(state.step), **self.options
         )
         return iter(prefetch_to_device(batches, self.sharding))
 
@@ -158,16 +157,10 @@ def training_batches(
       3) uint8, and ``label`` (batch_size / process_count,) int32.
 
     Raises:
-      UserError: if process_count does not divide batch_size, or the source does not
-        fill one batch.
+      UserError: if process_count does not divide batch_size.
     """
     local_batch_size = _local_batch_size(batch_size, process_count)
     images = len(source) // batch_size * batch_size
-    if images == 0:
-        raise UserError(
-            f"batch_size must be at most the number of images, {len(source)}: "
-            f"got {batch_size}"
-        )
     dataset = (
         grain.MapDataset.source(source)
         .seed(seed)
@@ -190,21 +183,10 @@ def evaluation_batches(
 ) -> grain.IterDataset[Batch]:
     """This process's part of one pass over all images, centre crops in their order.
 
-    Args:
-      source: examples with ``image``, encoded bytes, and ``label``.
-      batch_size: images a batch, over all processes.
-      image_size: height and width of the crops.
-      process_index: which part of each batch to read.
-      process_count: into how many parts a batch is split.
-      workers: processes that read and decode; 0 means a thread of this process.
-
-    Returns:
-      A dataset of dicts as of :func:`training_batches`, with ``weight`` (batch_size /
-      process_count,) float32: 1 for an image, 0 for the black images that fill up the
-      last batch, so that every process sees equally many batches of one shape.
-
-    Raises:
-      UserError: if process_count does not divide batch_size.
+    Arguments, dicts and errors are those of :func:`training_batches`; the dicts have
+    ``weight`` as well, (batch_size / process_count,) float32: 1 for an image, 0 for the
+    black images that fill up the last batch, so that every process sees equally many
+    batches of one shape.
     """
     local_batch_size = _local_batch_size(batch_size, process_count)
     steps = -(-len(source) // batch_size)

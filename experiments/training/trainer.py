@@ -395,10 +395,7 @@ def make_trainer(
     Raises:
       UserError: if there is no network of that name.
     """
-    if config.model not in models.names():
-        raise UserError(
-            f"model must be one of {', '.join(models.names())}: got {config.model!r}"
-        )
+    spec = network_spec(config.model)
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
         return models.create(
@@ -408,7 +405,6 @@ def make_trainer(
             rngs=rngs,
         )
 
-    spec = models.spec(config.model)
     steps_per_epoch = -(-num_examples // config.batch_size)
     return Trainer(
         build,
@@ -422,6 +418,19 @@ def make_trainer(
         weights=make_weights(config),
         mesh=mesh,
     )
+
+
+def network_spec(model: str) -> models.Spec:
+    """The network of that name, and what images it takes.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if model not in models.names():
+        raise UserError(
+            f"model must be one of {', '.join(models.names())}: got {model!r}"
+        )
+    return models.spec(model)
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, PyTree, PyTree]:

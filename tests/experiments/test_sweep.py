@@ -15,7 +15,7 @@ def test_every_setting_has_a_row_of_means_over_the_seeds(tmp_path, monkeypatch, 
         assert (config.epochs, methods) == (2, [Grda(0.02), Grda(0.1)])
         names = ("test_accuracy", "test_loss", "sparsity", "threshold")
         row = {name: np.array([0.1, 0.3, 0.5, 0.7]) for name in names}
-        return Trained(None, row, 1.0, None)
+        return Trained(None, None, row, 1.0, None)
 
     monkeypatch.setattr("experiments.training.loop.train_together", train_together)
     main(Options(c=(0.02, 0.1), seeds=2, epochs=2, output=tmp_path))

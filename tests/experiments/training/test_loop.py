@@ -162,6 +162,12 @@ def test_a_stream_over_four_devices_gives_the_losses_of_one(stream):
     np.testing.assert_allclose(*losses, **ROUNDING)
 
 
+def test_a_batch_must_not_be_larger_than_the_data(imagenet_dir):
+    config = dataclasses.replace(CONFIG, dataset="imagenet2012", batch_size=10)
+    with pytest.raises(UserError, match="at most the number of images, 9: got 10"):
+        open_passes(config, data_mesh(), imagenet_dir)
+
+
 # Data in memory
 
 

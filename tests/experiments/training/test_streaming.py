@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from experiments.training import streaming
+from experiments.training.errors import UserError
 
 # Width and height of the training images; labels are their places here.
 SIZES = [
@@ -362,18 +363,13 @@ def test_missing_directory_says_where_what_and_how(tmp_path):
 
 
 def test_missing_split_lists_those_there(data_dir):
-    with pytest.raises(ValueError, match=r"test.*train.*validation"):
+    with pytest.raises(UserError, match=r"test.*train.*validation"):
         streaming.imagenet("test", data_dir)
 
 
 @pytest.mark.parametrize("batches", [training, evaluation])
 def test_batch_must_split_evenly_over_processes(train_source, batches):
     with pytest.raises(
-        ValueError, match="multiple of the number of processes, 3: got 4"
+        UserError, match="multiple of the number of processes, 3: got 4"
     ):
         batches(train_source, process_count=3)
-
-
-def test_batch_must_not_be_larger_than_the_data(train_source):
-    with pytest.raises(ValueError, match="at most the number of images, 11: got 12"):
-        training(train_source, batch_size=12)
