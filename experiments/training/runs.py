@@ -364,9 +364,9 @@ def _read_result(runs: dict[Config, Path]) -> Result:
             environment=summaries[0]["environment"],
         )
     except KeyError as error:
-        places = ", ".join(map(str, runs.values()))
+        places = ", ".join(str(path / "summary.json") for path in runs.values())
         raise UserError(
-            f"summary.json of {places} must be of finished runs: it has no {error}"
+            f"{places} must be of finished runs: there is no {error}"
         ) from None
 
 
