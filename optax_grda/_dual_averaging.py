@@ -308,7 +308,7 @@ def _descend(
     pace: jax.Array,
     weight_decay: jax.typing.ArrayLike,
 ) -> PyTree:
-    """v_n = (1 - gamma'_n lambda) v_{n-1} - gamma_n m_n, in the accumulator's dtypes."""
+    """v_n = (1 - gamma'_n lambda) v_{n-1} - gamma_n m_n, in the dtypes of v."""
     without_decay = isinstance(weight_decay, (int, float)) and weight_decay == 0
 
     def step(v, m):

@@ -38,7 +38,8 @@ def quantile(tree: PyTree, fraction: jax.typing.ArrayLike) -> jax.Array:
         lambda x: jax.lax.bitcast_convert_type(jnp.abs(x), jnp.int32), tree
     )
     leaves = jax.tree.leaves(bits)
-    wanted = jnp.round(fraction * sum(math.prod(x.shape) for x in leaves))
+    size = sum(math.prod(x.shape) for x in leaves)
+    wanted = jnp.round(fraction * size).astype(jnp.int32)
 
     def below(limit):
         counts = [jnp.sum(x < limit, dtype=jnp.int32) for x in leaves]

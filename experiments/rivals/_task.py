@@ -21,7 +21,7 @@ class Task(NamedTuple):
     sparsity: jax.typing.ArrayLike  # wanted fraction of zeros, in [0, 1)
     strength: jax.typing.ArrayLike  # of a penalty, for methods that know no sparsity
     key: jax.Array  # for methods that draw
-    momentum: float = 0.9
+    momentum: float | None = 0.9
     weight_decay: float = 0.0
 
     def descent(self) -> optax.GradientTransformation:
