@@ -57,8 +57,8 @@ def sections(found: Found) -> Iterator[Section]:
             runs = len({row["seed"] for row in group})
             yield Section(
                 f"Test accuracy: {what}",
-                "All methods have the same fraction of zeros in their kernels, or say how "
-                "many they have; biases and norms are dense. Means of the seeds, with "
+                "Kernels have the same fraction of zeros under all methods, or it is "
+                "said how many; biases and norms are dense. Means of the seeds, with "
                 "their standard deviations. Lines across: the dense twins.",
                 figure(group, "test_accuracy", "test accuracy, %", 100),
                 f"arena_accuracy_{name}",

@@ -163,13 +163,12 @@ def make_trainer(
     """The trainer of a run: kernels by the method, all else dense with momentum."""
     spec = models.spec(network.model)
     steps = network.epochs * -(-dataset.num_examples // network.batch_size)
-    peak = (1 - network.momentum) * pace
-
-    def rate(count: jax.Array) -> jax.Array:
-        return peak * 0.5 * (1 + jnp.cos(jnp.pi * count / steps))
-
+    peak, cosine = (
+        (1 - network.momentum) * pace,
+        optax.cosine_decay_schedule(1.0, steps),
+    )
     task = Task(
-        rate=rate,
+        rate=lambda count: peak * cosine(count.astype(jnp.float32)),
         steps=steps,
         sparsity=sparsity,
         strength=strength,

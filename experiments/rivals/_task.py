@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -21,7 +22,7 @@ class Task(NamedTuple):
     sparsity: jax.typing.ArrayLike  # wanted fraction of zeros, in [0, 1)
     strength: jax.typing.ArrayLike  # of a penalty, for methods that know no sparsity
     key: jax.Array  # for methods that draw
-    momentum: float | None = 0.9
+    momentum: float | None = 0.9  # None for plain SGD
     weight_decay: float = 0.0
 
     def descent(self) -> optax.GradientTransformation:
@@ -33,3 +34,8 @@ class Task(NamedTuple):
             optax.add_decayed_weights(self.weight_decay),
             optax.sgd(self.rate, self.momentum),
         )
+
+    def travel(self) -> jax.Array:
+        """How far a unit gradient moves a weight in the whole run."""
+        rates = jax.vmap(self.rate)(jnp.arange(self.steps))
+        return jnp.sum(rates) / (1 - (self.momentum or 0.0))
