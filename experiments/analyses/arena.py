@@ -85,7 +85,12 @@ def table(rows: Rows, name: str, scale: float = 1.0) -> Cells:
     """
     cells, digits = [], 2 if scale == 100 else 4
     for method, mine in _by_method(rows).items():
-        cell = {"method": METHODS[method].label}
+        cell = {
+            "method": METHODS[method].label,
+            "rate": f"{mine[0]['pace']:g}",
+            "state": f"{mine[0]['state']:.1f}",
+            "s a run": f"{np.mean([row['seconds'] for row in mine]):.2g}",
+        }
         for sparsity, runs in sorted(_by(mine, "sparsity").items()):
             values = scale * np.array([row[name] for row in runs])
             text = f"{np.mean(values):.{digits}f}±{np.std(values):.{digits}f}"
@@ -93,9 +98,6 @@ def table(rows: Rows, name: str, scale: float = 1.0) -> Cells:
             if abs(zeros - sparsity) > NEAR:
                 text += f" at {100 * zeros:.1f}"
             cell[f"{100 * sparsity:g} %" if sparsity else "dense"] = text
-        cell["rate"] = f"{mine[0]['pace']:g}"
-        cell["state"] = f"{mine[0]['state']:.1f}"
-        cell["s a run"] = f"{np.mean([row['seconds'] for row in mine]):.2g}"
         cells.append(cell)
     return filled(cells)
 

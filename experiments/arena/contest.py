@@ -33,7 +33,9 @@ class Group(NamedTuple):
 
     network: str
     method: str
-    phase: str  # "tuning", on images held out of the training images, or "test"
+    # "tuning", of the learning rate, on images held out of the training images;
+    # "strengths", of a penalty, which looks at zeros alone; "test", the runs that count
+    phase: str
     settings: list[Setting]
 
 
@@ -41,9 +43,9 @@ def missing(rows: Rows, network: str, method: str, plan: Plan) -> Group | None:
     """The runs of a method that come next, or None if there are all.
 
     The learning rate is tuned first, on held-out images at one sparsity. Methods that
-    know no sparsity take that of their dense twin, as their papers do, and tune the
-    strength of their penalty: for each sparsity, it is interpolated between those of
-    two runs.
+    know no sparsity take that of their dense twin, as their papers do. Instead, their
+    penalty is tried at some strengths: for each sparsity, its strength is interpolated
+    between those of two of these runs.
 
     Args:
       rows: of runs that are there, of any network and method.
@@ -79,12 +81,9 @@ def _wanted(rows: Rows, network: str, method: str, plan: Plan):
     else:
         pace = best_pace(rows, network, sort.twin)
         grid = np.geomspace(*sort.strengths, STRENGTHS)
-        yield (
-            "tuning",
-            [Setting(pace, 0.0, float(x), s) for x in grid for s in tuning_seeds],
-        )
-        tuned = _tuning(rows, network, method)
-        strengths = {s: strength_for(tuned, s) for s in plan.sparsities}
+        yield "strengths", [Setting(pace, 0.0, float(x), tuning_seeds[0]) for x in grid]
+        tried = _of(rows, network, method, "strengths")
+        strengths = {s: strength_for(tried, s) for s in plan.sparsities}
     yield (
         "test",
         [
@@ -101,7 +100,7 @@ def best_pace(rows: Rows, network: str, method: str) -> float:
     Of equally good ones, that with the lowest training loss.
     """
     found: dict[float, Rows] = {}
-    for row in _tuning(rows, network, method):
+    for row in _of(rows, network, method, "tuning"):
         found.setdefault(row["pace"], []).append(row)
 
     def quality(pace: float) -> tuple[float, float]:
@@ -132,9 +131,10 @@ def strength_for(rows: Rows, sparsity: float) -> float:
     return min(strengths, key=lambda x: abs(zeros[strengths.index(x)] - wanted))
 
 
-def _tuning(rows: Rows, network: str, method: str) -> Rows:
-    wanted = (network, method, "tuning")
-    return [r for r in rows if (r["network"], r["method"], r["phase"]) == wanted]
+def _of(rows: Rows, *names: str) -> Rows:
+    """The rows of a network, a method and a phase."""
+    fields = ("network", "method", "phase")
+    return [row for row in rows if tuple(row[field] for field in fields) == names]
 
 
 def _logit(fraction: float) -> float:

@@ -37,7 +37,7 @@ NETWORKS: dict[str, Network] = {
     "digits-mlp": Network("digits-mlp", epochs=60, **_DIGITS),
     "digits-wrn10x1": Network("digits-wrn10x1", epochs=30, **_DIGITS),
     "cifar10-mlp": Network("cifar-mlp", epochs=10, images=10_000, **_CIFAR),
-    "cifar10-small-cnn": Network("small-cnn", epochs=10, images=10_000, **_CIFAR),
+    "cifar10-small-cnn": Network("small-cnn", epochs=6, images=10_000, **_CIFAR),
     "cifar10-vgg16bn": Network(
         "vgg16bn", epochs=30, augmentation="flip-crop", **_CIFAR
     ),

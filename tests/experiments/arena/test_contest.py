@@ -53,12 +53,13 @@ def test_what_is_there_is_not_trained_again():
 
 def test_penalty_is_as_strong_as_gives_the_sparsity_at_the_rate_of_the_twin():
     rows = trained(missing([], NETWORK, "sgd", PLAN), lambda s: s.pace)
-    tuning = missing(rows, NETWORK, "grda", PLAN)
-    assert {s.pace for s in tuning.settings} == {PACES[-1]}
-    rows += trained(tuning, zeros=lambda s: s.strength / (1 + s.strength))
+    tried = missing(rows, NETWORK, "grda", PLAN)
+    assert tried.phase == "strengths"
+    assert {s.pace for s in tried.settings} == {PACES[-1]}
+    rows += trained(tried, zeros=lambda s: s.strength / (1 + s.strength))
     test = missing(rows, NETWORK, "grda", PLAN).settings
     # The range of strengths ends before 90 %: its end is the nearest.
-    strongest = max(s.strength for s in tuning.settings)
+    strongest = max(s.strength for s in tried.settings)
     assert {s.strength for s in test} == {strongest}
 
 
