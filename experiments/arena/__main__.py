@@ -28,7 +28,8 @@ class Options:
     """Trains networks with all methods."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.Positional] = ("digits-mlp",)
-    """digits-mlp, digits-wrn10x1, cifar10-mlp, cifar10-small-cnn, cifar10-vgg16bn."""
+    """digits-mlp, digits-mlp-trained, digits-wrn10x1, cifar10-mlp, cifar10-small-cnn,
+    cifar10-vgg16bn. A trained one is trained densely first, and then made sparse."""
     methods: tuple[str, ...] = ()
     """Names of methods; by default all. The dense twin with momentum always runs."""
     sparsity: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)

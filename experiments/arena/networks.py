@@ -28,6 +28,12 @@ class Network:
     augmentation: str = "none"
     weight_decay: float = 5e-4
     momentum: float = 0.9
+    # Epochs of dense training before all methods begin, at the middle one of the paces.
+    trained: int = 0
+
+    def dense(self) -> "Network":
+        """The dense training that the methods' runs start from."""
+        return dataclasses.replace(self, epochs=self.trained, trained=0)
 
 
 _DIGITS = {"dataset": "digits", "batch_size": 32, "paces": (0.1, 0.2, 0.4, 0.8, 1.6)}
@@ -36,6 +42,7 @@ _CIFAR = {"dataset": "cifar10", "batch_size": 128, "paces": (0.1, 0.2, 0.4, 0.8,
 NETWORKS: dict[str, Network] = {
     "digits-mlp": Network("digits-mlp", epochs=60, **_DIGITS),
     "digits-wrn10x1": Network("digits-wrn10x1", epochs=30, **_DIGITS),
+    "digits-mlp-trained": Network("digits-mlp", epochs=6, trained=60, **_DIGITS),
     "cifar10-mlp": Network("cifar-mlp", epochs=10, images=10_000, **_CIFAR),
     "cifar10-small-cnn": Network("small-cnn", epochs=6, images=10_000, **_CIFAR),
     "cifar10-vgg16bn": Network(

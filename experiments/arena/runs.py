@@ -12,12 +12,12 @@ import optax
 from flax import nnx
 
 import models
-from experiments.arena.methods import Method
+from experiments.arena.methods import METHODS, Method
 from experiments.arena.networks import Network
 from experiments.rivals._task import Task
 from experiments.training.data import Dataset
 from experiments.training.devices import loops_are_slow
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import Trainer, TrainState
 from optax_grda import sparsity
 
 PyTree = Any
@@ -53,89 +53,114 @@ def train(
       trained (its share, of those side by side), and the size of the optimizer's state
       in copies of the parameters.
     """
-    run, copies = _program(network, method, dataset)
-    size = together(network, dataset)
-    rows = []
-    for start in range(0, len(settings), size):
-        group = settings[start : start + size]
-        seconds, found = run(_columns(group))
-        found = jax.device_get(found)
+    program = _programs(network, method, dataset)
+    size, rows = together(network, dataset), []
+    for first in range(0, len(settings), size):
+        group = settings[first : first + size]
+        columns = _columns(group)
+        state = program.init(columns)
+        if network.trained:
+            dense = _programs(network.dense(), METHODS["momentum"], dataset)
+            pace = np.full_like(columns["pace"], network.paces[len(network.paces) // 2])
+            before = columns | {"pace": pace}
+            trained = dense.fit(before, dense.init(before))
+            state = program.start(columns, trained)
+        program.compile(columns, state)
+        start = time.perf_counter()
+        state = jax.block_until_ready(program.fit(columns, state))
+        seconds = (time.perf_counter() - start) / len(group)
+        found = jax.device_get(program.evaluate(columns, state))
+        found = {name: np.reshape(values, len(group)) for name, values in found.items()}
         rows += [
-            {name: float(values[number]) for name, values in found.items()}
-            | {"seconds": seconds / len(group), "state": copies}
-            for number in range(len(group))
+            {name: float(values[run]) for name, values in found.items()}
+            | {"seconds": seconds, "state": program.copies}
+            for run in range(len(group))
         ]
     return rows
 
 
-@functools.lru_cache(maxsize=1)  # one compilation for all runs of a method
-def _program(
-    network: Network, method: Method, dataset: Dataset
-) -> tuple[Callable[[Columns], tuple[float, Columns]], float]:
-    """What trains runs, and the size of the optimizer's state."""
-    make = functools.partial(make_trainer, network, method, dataset)
-    shapes = jax.eval_shape(make(1.0, 0.0, 0.0, 0).init, 0)
-    copies = _entries(shapes.opt_state) / _entries(shapes.params)
-    seen = kernels(shapes.params, dataset.num_classes, method.by_units)
-    splits = jax.device_put(
-        {
-            "test": (dataset.test_images, dataset.test_labels),
-            "train": (dataset.train_images, dataset.train_labels),
-        }
-    )
+class _Program:
+    """Compiled functions of settings and states, which have an axis of runs.
 
-    def init(setting):
-        return make(**setting).init(setting["seed"])
+    Where runs train one by one, states have none, and the host hands over batches:
+    loops over convolutions are slow on a CPU (see devices.loops_are_slow).
+    """
 
-    def evaluate(setting, state):
-        trainer, found = make(**setting), {}
-        for split, images in splits.items():
+    def __init__(self, network: Network, method: Method, dataset: Dataset):
+        self._network, self._dataset = network, dataset
+        self._make = functools.partial(make_trainer, network, method, dataset)
+        self._alone = together(network, dataset) == 1
+        any_trainer = self._make(1.0, 0.0, 0.0, 0)
+        shapes = jax.eval_shape(any_trainer.init, 0)
+        self.copies = _entries(shapes.opt_state) / _entries(shapes.params)
+        self._kernels = kernels(shapes.params, dataset.num_classes, method.by_units)
+        self._splits = jax.device_put(
+            {
+                "test": (dataset.test_images, dataset.test_labels),
+                "train": (dataset.train_images, dataset.train_labels),
+            }
+        )
+        self._order = jax.jit(any_trainer.order)
+        self.init = self._over_runs(self._init)
+        self.start = self._over_runs(self._start)
+        self.evaluate = self._over_runs(self._evaluate)
+        train = self._step if self._alone else self._epoch
+        self._train = self._over_runs(train, donate_argnums=1)
+
+    def compile(self, columns: Columns, state: TrainState) -> None:
+        """Compiles what `fit` needs, so that its time is that of training."""
+        if not self._alone:
+            self._train = self._train.lower(columns, state).compile()
+            return
+        copy = jax.tree.map(jnp.copy, state)  # donated
+        size, images = self._network.batch_size, self._dataset.num_examples
+        for batch in self._dataset.batches(np.arange(size + images % size), size):
+            copy = self._train(columns, copy, *batch.values())
+
+    def fit(self, columns: Columns, state: TrainState) -> TrainState:
+        """Trains for all epochs. The state is donated."""
+        for epoch in range(self._network.epochs):
+            if not self._alone:
+                state = self._train(columns, state)
+                continue
+            order = np.asarray(self._order(state.key, epoch))
+            for batch in self._dataset.batches(order, self._network.batch_size):
+                state = self._train(columns, state, *batch.values())
+        return state
+
+    def _over_runs(self, function: Callable, **options) -> Callable:
+        def alone(columns, *arguments):
+            return function({k: v[0] for k, v in columns.items()}, *arguments)
+
+        return jax.jit(alone if self._alone else jax.vmap(function), **options)
+
+    def _init(self, setting: Columns) -> TrainState:
+        return self._make(**setting).init(setting["seed"])
+
+    def _start(self, setting: Columns, trained: TrainState) -> TrainState:
+        """The first state of a run that starts from trained weights."""
+        return trained._replace(
+            step=jnp.zeros_like(trained.step),
+            opt_state=self._make(**setting).optimizer.init(trained.params),
+        )
+
+    def _epoch(self, setting: Columns, state: TrainState) -> TrainState:
+        return self._make(**setting).train_epoch(state, *self._splits["train"])[0]
+
+    def _step(self, setting: Columns, state: TrainState, *batch) -> TrainState:
+        return self._make(**setting).train_step(state, *batch)[0]
+
+    def _evaluate(self, setting: Columns, state: TrainState) -> Columns:
+        trainer, found = self._make(**setting), {}
+        for split, images in self._splits.items():
             metrics = trainer.evaluate(state.params, state.batch_stats, *images)
             found |= {f"{split}_{k}": v for k, v in metrics._asdict().items()}
-        weights = jax.tree.map(lambda one, w: w if one else None, seen, state.params)
-        return found | {"zeros": sparsity(weights)}
+        seen = jax.tree.map(lambda k, w: w if k else None, self._kernels, state.params)
+        return found | {"zeros": sparsity(seen)}
 
-    def side_by_side(columns):
-        def epoch(setting, state):
-            return make(**setting).train_epoch(state, *splits["train"])[0]
 
-        state = jax.jit(jax.vmap(init))(columns)
-        step = (
-            jax.jit(jax.vmap(epoch), donate_argnums=1).lower(columns, state).compile()
-        )
-        start = time.perf_counter()
-        for _ in range(network.epochs):
-            state = step(columns, state)
-        jax.block_until_ready(state)
-        seconds = time.perf_counter() - start
-        return seconds, jax.jit(jax.vmap(evaluate))(columns, state)
-
-    def one_step(setting, state, images, labels):
-        return make(**setting).train_step(state, images, labels)[0]
-
-    jit_init, jit_evaluate = jax.jit(init), jax.jit(evaluate)
-    order = jax.jit(make(1.0, 0.0, 0.0, 0).order)
-    step = jax.jit(one_step, donate_argnums=1)
-
-    def alone(columns):
-        setting = {name: values[0] for name, values in columns.items()}
-
-        def epoch(state, number):
-            images = np.asarray(order(state.key, number))
-            for batch in dataset.batches(images, network.batch_size):
-                state = step(setting, state, batch["image"], batch["label"])
-            return state
-
-        jax.block_until_ready(epoch(jit_init(setting), 0))  # compiles
-        state = jit_init(setting)
-        start = time.perf_counter()
-        for number in range(network.epochs):
-            state = epoch(state, number)
-        jax.block_until_ready(state)
-        seconds = time.perf_counter() - start
-        return seconds, {k: v[None] for k, v in jit_evaluate(setting, state).items()}
-
-    return side_by_side if together(network, dataset) > 1 else alone, copies
+# One compilation for all runs of a method, and for those it may start from.
+_programs = functools.lru_cache(maxsize=2)(_Program)
 
 
 def together(network: Network, dataset: Dataset) -> int:
@@ -163,10 +188,8 @@ def make_trainer(
     """The trainer of a run: kernels by the method, all else dense with momentum."""
     spec = models.spec(network.model)
     steps = network.epochs * -(-dataset.num_examples // network.batch_size)
-    peak, cosine = (
-        (1 - network.momentum) * pace,
-        optax.cosine_decay_schedule(1.0, steps),
-    )
+    peak = (1 - network.momentum) * pace
+    cosine = optax.cosine_decay_schedule(1.0, steps)
     task = Task(
         rate=lambda count: peak * cosine(count.astype(jnp.float32)),
         steps=steps,

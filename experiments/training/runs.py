@@ -335,7 +335,7 @@ def headline(results: Sequence[Result]) -> str:
     if twins and twins[0] is not sparsest:
         gain = np.mean(sparsest.test_accuracy) - np.mean(twins[0].test_accuracy)
         side = "above" if gain > 0 else "below"
-        text += f", {100 * abs(gain):.1f} points {side} SGD"
+        text += f", {100 * abs(gain):.1f} points {side} {twins[0].label}"
     return text + "."
 
 

@@ -88,12 +88,22 @@ def test_a_run_alone_gives_what_it_gives_beside_others(monkeypatch):
     settings = [Setting(0.2, 0.8, 0.0, seed) for seed in (0, 1)]
     together = runs.train(network, METHODS["dial-power3"], dataset, settings)
     monkeypatch.setattr(runs, "SMALL", 0)
-    runs._program.cache_clear()
+    runs._programs.cache_clear()
     alone = runs.train(network, METHODS["dial-power3"], dataset, settings)
-    runs._program.cache_clear()
+    runs._programs.cache_clear()
     for one, other in zip(together, alone, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
         assert one["zeros"] == pytest.approx(other["zeros"], abs=1e-3)
+
+
+def test_runs_may_start_from_trained_weights():
+    network = dataclasses.replace(NETWORKS["digits-mlp"], epochs=1, trained=4)
+    dataset = load(network, None, None)
+    setting = [Setting(0.1, 0.0, 0.0, 0)]
+    fresh = dataclasses.replace(network, trained=0)
+    (more,) = runs.train(network, METHODS["dial-soft"], dataset, setting)
+    (less,) = runs.train(fresh, METHODS["dial-soft"], dataset, setting)
+    assert more["train_loss"] < 0.5 * less["train_loss"]
 
 
 def test_units_are_zero_as_wholes_and_classes_are_left(monkeypatch):
