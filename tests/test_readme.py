@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
 from mktestdocs import check_md_file
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.usefixtures("standard_promotion")  # Optax's schedules need it
 def test_every_block_of_the_readme_ends_with_a_sparse_kernel(capsys):
     check_md_file(README, memory=True)
     printed = capsys.readouterr().out
