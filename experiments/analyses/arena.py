@@ -58,8 +58,8 @@ def sections(found: Found) -> Iterator[Section]:
             yield Section(
                 f"Test accuracy: {what}",
                 "Kernels have the same fraction of zeros under all methods, or it is "
-                "said how many; biases and norms are dense. Means of the seeds, with "
-                "their standard deviations. Lines across: the dense twins.",
+                "said how many; biases and norms are dense. Means of the seeds; bands "
+                "are their standard errors. Lines across: the dense twins.",
                 figure(group, "test_accuracy", "test accuracy, %", 100),
                 f"arena_accuracy_{name}",
                 table(group, "test_accuracy", 100),
@@ -137,15 +137,16 @@ def _draw(
     points = sorted(_by(rows, "sparsity").items())
     x = [100 * np.mean([row["zeros"] for row in runs]) for _, runs in points]
     values = [[scale * row[name] for row in runs] for _, runs in points]
-    mean, deviation = np.mean(values, 1), np.std(values, 1)
+    mean = np.mean(values, 1)
+    error = np.array([np.std(of) / len(of) ** 0.5 for of in values])
     style = {"marker": "o", "linewidth": 2.2}
     if family == "rival":
         marker = MARKERS[number % len(MARKERS)]
         style = {"marker": marker, "linewidth": 0.8, "linestyle": "--"}
     color = f"C{number % 10}"
     ax.plot(x, mean, color=color, markersize=4, label=label, **style)
-    band = mean - deviation, mean + deviation
-    ax.fill_between(x, *band, color=color, alpha=0.1, linewidth=0)
+    band = mean - error, mean + error
+    ax.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
 
 
 def _to_axis(zeros):

@@ -1,0 +1,90 @@
+"""What the arena shows of its rows."""
+
+import pytest
+
+from experiments.analyses import arena
+from experiments.arena.methods import METHODS
+
+
+def rows_of(method, accuracy, sparsity=0.9, zeros=None, seeds=2, phase="test"):
+    """Rows of one network, whose accuracies differ by a point between two seeds."""
+    return [
+        {
+            "network": "net",
+            "method": method,
+            "phase": phase,
+            "pace": 0.1,
+            "strength": 0.0,
+            "sparsity": sparsity,
+            "zeros": sparsity if zeros is None else zeros,
+            "seed": seed,
+            "test_accuracy": accuracy + 0.01 * seed,
+            "train_loss": 0.1,
+            "seconds": 1.0,
+            "state": 2.0,
+        }
+        for seed in range(seeds)
+    ]
+
+
+@pytest.fixture
+def found():
+    return {
+        "rows": [
+            *rows_of("momentum", 0.97, sparsity=0.0),
+            *rows_of("dial-soft", 0.95),
+            *rows_of("dial-soft", 0.90, sparsity=0.98),
+            *rows_of("gradual-global", 0.94, sparsity=0.98),
+            *rows_of("l0-constraint", 0.93, sparsity=0.98, zeros=0.97),
+            *rows_of("dial-soft", 0.1, phase="tuning"),
+            *rows_of("dial-units", 0.5),
+        ]
+    }
+
+
+def test_the_sentence_ranks_methods_at_the_highest_sparsity(found):
+    text = arena.sentence(found)
+    assert (
+        "net, 98 % zeros: the best of 3 methods are gradual pruning 94.50 ± 0.50"
+        in (text)
+    )
+    assert "dial, soft 90.50 ± 0.50 (dense 97.50 ± 0.50)" in text
+    assert "net, 90 % zeros in whole units: the best of 1 methods are dial, units" in (
+        text
+    )
+
+
+def test_tables_have_a_row_a_method_and_tell_of_zeros_that_differ(found):
+    weights, _, units, _ = arena.sections(found)
+    assert [row["method"] for row in weights.table] == [
+        METHODS[name].label
+        for name in ("momentum", "dial-soft", "gradual-global", "l0-constraint")
+    ]
+    dense, soft, gradual, gates = weights.table
+    assert dense["dense"] == "97.50±0.50"
+    assert (soft["90 %"], soft["98 %"]) == ("95.50±0.50", "90.50±0.50")
+    assert (gradual["90 %"], gradual["98 %"]) == ("", "94.50±0.50")
+    assert gates["98 %"] == "93.50±0.50 at 97.0"
+    assert [row["method"] for row in units.table] == [
+        METHODS["momentum"].label,
+        METHODS["dial-units"].label,
+    ]
+
+
+def test_figures_have_a_line_a_method(found):
+    for section, label in zip(
+        arena.sections(found),
+        ("test accuracy, %", "training loss, nats") * 2,
+        strict=True,
+    ):
+        (ax,) = section.figure.axes
+        assert ax.get_ylabel() == label
+        methods = {row["method"] for row in section.table}
+        assert {line.get_label() for line in ax.get_lines()} == methods
+
+
+def test_a_dense_network_alone_has_a_table_too():
+    found = {"rows": rows_of("momentum", 0.97, sparsity=0.0)}
+    accuracy, _ = arena.sections(found)
+    assert accuracy.table[0]["dense"] == "97.50±0.50"
+    assert arena.sentence(found) == ""
