@@ -17,9 +17,8 @@ PyTree = Any
 
 INTERVAL = 100  # steps between updates of the mask (RigL's Delta T); in a short run
 CHANGES = 25  # so many that its whole length would hold this many
-END = (
-    3 / 4
-)  # of the steps: the mask is fixed from there (T_end of RigL, and of its SET)
+# Of the steps: the mask is fixed from there (T_end of RigL, and of its SET).
+END = 3 / 4
 
 
 def evolving(
