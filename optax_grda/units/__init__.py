@@ -1,0 +1,4 @@
+"""Units of any network, found from its jaxpr, and networks made smaller by them."""
+
+from optax_grda.units._find import Units as Units
+from optax_grda.units._find import find_units as find_units
