@@ -2,3 +2,4 @@
 
 from optax_grda.units._find import Units as Units
 from optax_grda.units._find import find_units as find_units
+from optax_grda.units._shrink import shrink as shrink

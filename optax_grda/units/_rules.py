@@ -175,7 +175,10 @@ def _reshape(walk: Walk, equation: JaxprEqn, x: Array, *_: Array) -> list[Array]
     for before, after in _reshaped(x.shape, shape):
         old = [x.dims[axis] for axis in before if x.dims[axis].size != 1]
         new = [axis for axis in after if shape[axis] != 1]
-        if len(old) == len(new) == 1:
+        if 0 in x.shape:
+            for dim in (*old, *dims):
+                freeze(dim, equation)
+        elif len(old) == len(new) == 1:
             dims[new[0]] = old[0]
         elif new:
             unify(product(old), product([dims[axis] for axis in new]), equation)

@@ -118,7 +118,8 @@ def _channels(x: Array, channel: int, groups: int, pads: bool) -> Side:
         if axis != channel:
             value = _values.joined_along(value, axis)
     value = _values.expand(value, [channel], x.shape)
-    array, known = value.array.reshape(groups, -1), value.known.reshape(groups, -1)
+    shape = groups, x.shape[channel] // groups
+    array, known = value.array.reshape(shape), value.known.reshape(shape)
     if pads:
         known = known & (array == 0)
     return Side(array, known, ~known | (array != 0), (1,), (0,))
@@ -132,8 +133,9 @@ def _taps(kernel: Array, into: int, out: int, groups: int) -> Side:
     def arrange(array: np.ndarray) -> np.ndarray:
         """(taps, groups, channels, features)"""
         array = np.moveaxis(array, (into, out), (-2, -1))
-        taps = math.prod(array.shape[:-2])
-        array = array.reshape(taps, array.shape[-2], groups, -1)
+        *window, depth, features = array.shape
+        taps = math.prod(window)
+        array = array.reshape(taps, depth, groups, features // groups)
         return array.swapaxes(1, 2)
 
     dtype = np.result_type(value.array.dtype, np.float32)
