@@ -119,7 +119,9 @@ def _difference(
 ) -> str:
     """The first equation that is not as it must be, in words."""
     walk = Walk(values=False)
-    leaves = [leaf_array(n, leaf, None) for n, leaf in enumerate(jax.tree.leaves(small))]
+    leaves = [
+        leaf_array(n, leaf, None) for n, leaf in enumerate(jax.tree.leaves(small))
+    ]
     finish(walk, trace(fn, small, args), leaves, args)
     for before, after in zip(nodes, walk.nodes, strict=False):
         name, line = after.equation.primitive.name, line_of(after.equation)
@@ -128,7 +130,9 @@ def _difference(
         for old, new in zip(before.outputs, after.outputs, strict=True):
             fits = tuple(int(kept(dim, needed).sum()) for dim in old.dims)
             if new.shape != fits:
-                return f", first at {line}: {name} to {new.shape}, where {fits} would fit"
+                return (
+                    f", first at {line}: {name} to {new.shape}, where {fits} would fit"
+                )
         if _numbers(before) != _numbers(after):
             return f", first at {line}: {name} with a number that depends on the width"
     return ""

@@ -12,8 +12,8 @@ from jax.extend.core import JaxprEqn
 
 from optax_grda._paths import dtype_of, named_leaves
 from optax_grda.units import _rules, _sums  # noqa: F401  registers what they know
-from optax_grda.units._dims import Dim, Reason, freeze, unify, units_along
-from optax_grda.units._walk import Array, LeafAxis, Walk
+from optax_grda.units._dims import Dim, Reason, freeze, units_along
+from optax_grda.units._walk import Array, Walk
 
 PyTree = Any
 
@@ -133,11 +133,15 @@ class Units:
             )
             for row in range(max(len(outputs), len(inputs))):
                 cells = [(c[row : row + 1] or [""])[0] for c in (outputs, inputs)]
-                rows.append((str(some.size) if row == 0 else "", cells[0], "", cells[1]))
+                rows.append(
+                    (str(some.size) if row == 0 else "", cells[0], "", cells[1])
+                )
         lines = _table([(a, b, d) for a, b, _, d in rows])
         if self.frozen:
             frozen = [("frozen", "", "by")]
-            frozen += [(f"{f.leaf} [{f.axis}]", f"{f.size}", f.reason) for f in self.frozen]
+            frozen += [
+                (f"{f.leaf} [{f.axis}]", f"{f.size}", f.reason) for f in self.frozen
+            ]
             lines += ["", *_table(frozen)]
         return "\n".join(lines)
 

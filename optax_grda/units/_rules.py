@@ -21,7 +21,9 @@ _NUMPY = {
     "ceil": np.ceil,
     "copy": np.positive,
     "cos": np.cos,
-    "div": lambda x, y: x / y if x.dtype.kind != "i" else np.trunc(x / y).astype(x.dtype),
+    "div": lambda x, y: (
+        x / y if x.dtype.kind != "i" else np.trunc(x / y).astype(x.dtype)
+    ),
     "eq": np.equal,
     "exp": np.exp,
     "exp2": np.exp2,
@@ -50,15 +52,48 @@ _NUMPY = {
     "tanh": np.tanh,
     "xor": np.bitwise_xor,
 }
-_JAX = (
-    "acos acosh asin asinh atan atan2 atanh cbrt clamp cosh digamma erf erf_inv erfc "
-    "integer_pow lgamma nextafter population_count pow rem round shift_left "
-    "shift_right_arithmetic shift_right_logical sinh tan real imag conj complex"
-).split()
-_IDENTITIES = (
-    "copy_p device_put name optimization_barrier reduce_precision reshard "
-    "sharding_constraint stop_gradient"
-).split()
+_JAX = [
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "cbrt",
+    "clamp",
+    "cosh",
+    "digamma",
+    "erf",
+    "erf_inv",
+    "erfc",
+    "integer_pow",
+    "lgamma",
+    "nextafter",
+    "population_count",
+    "pow",
+    "rem",
+    "round",
+    "shift_left",
+    "shift_right_arithmetic",
+    "shift_right_logical",
+    "sinh",
+    "tan",
+    "real",
+    "imag",
+    "conj",
+    "complex",
+]
+_IDENTITIES = [
+    "copy_p",
+    "device_put",
+    "name",
+    "optimization_barrier",
+    "reduce_precision",
+    "reshard",
+    "sharding_constraint",
+    "stop_gradient",
+]
 
 
 def _unified(equation: JaxprEqn, inputs: Sequence[Array]) -> tuple[list[Dim], Sources]:
@@ -77,7 +112,10 @@ def _unified(equation: JaxprEqn, inputs: Sequence[Array]) -> tuple[list[Dim], So
     return dims, tuple(frozenset().union(*axis) for axis in sources)
 
 
-@rule("mul", "convert_element_type", "select_n", *_NUMPY, *_JAX)
+ELEMENTWISE = ("mul", "convert_element_type", "select_n", *_NUMPY, *_JAX)
+
+
+@rule(*ELEMENTWISE)
 def _elementwise(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
     dims, sources = _unified(equation, inputs)
 
@@ -207,7 +245,7 @@ def move(equation: JaxprEqn, value: Value) -> Value:
                 lengths[place] = n
             return _values.apply(lambda x: x.reshape(lengths), value)
         case "reshape":
-            return _reshape_value(value, source.aval.shape, params["new_sizes"])
+            return reshape_value(value, source.aval.shape, params["new_sizes"])
         case _:  # a cast, or a copy
             return value
 
@@ -215,9 +253,7 @@ def move(equation: JaxprEqn, value: Value) -> Value:
 MOVES = ("transpose", "squeeze", "broadcast_in_dim", "reshape", "convert_element_type")
 
 
-def _reshape_value(
-    value: Value, old: Sequence[int], new: Sequence[int]
-) -> Value:
+def reshape_value(value: Value, old: Sequence[int], new: Sequence[int]) -> Value:
     lengths = [1] * len(new)
     for before, after in _reshaped(old, new):
         if any(value.array.shape[axis] != 1 for axis in before):
@@ -301,7 +337,9 @@ def _slice(walk: Walk, equation: JaxprEqn, x: Array) -> list[Array]:
 
     def value() -> Value:
         long = [n > 1 for n in x.value.array.shape]  # pyright: ignore
-        index = tuple(r if n else slice(None) for n, r in zip(long, ranges, strict=True))
+        index = tuple(
+            r if n else slice(None) for n, r in zip(long, ranges, strict=True)
+        )
         found = _values.apply(lambda array: array[index], x.value)  # pyright: ignore
         return _values.where_known(found.array, found.known)
 

@@ -12,14 +12,14 @@ import numpy as np
 from optax_grda._paths import dtype_of, named_leaves
 from optax_grda.units import _values
 from optax_grda.units._check import check_same
-from optax_grda.units._dims import Dim, kept, mark
+from optax_grda.units._dims import Dim, kept
 from optax_grda.units._find import finish, leaf_array, trace
+from optax_grda.units._needs import Needed, find_needed
 from optax_grda.units._rules import MOVES, move
-from optax_grda.units._values import Side, Value
+from optax_grda.units._values import Value
 from optax_grda.units._walk import Array, Contraction, Node, Walk
 
 PyTree = Any
-Needed = dict[Dim, np.ndarray]
 
 
 def shrink(fn: Callable[..., Any], params: PyTree, *args: Any) -> PyTree:
@@ -82,10 +82,10 @@ def shrink(fn: Callable[..., Any], params: PyTree, *args: Any) -> PyTree:
     outputs = finish(walk, program, leaves, args)
     readers = _readers(walk.nodes, outputs)
     starts = _starts(walk.nodes, leaves, readers)
-    sums = [Sum(some, _sink(some, starts, readers)) for some in walk.contractions]
-    needed, folded = _needed(leaves, sums), list(arrays)
-    for some in sums:
-        _fold(some, needed, folded)
+    sinks = {id(some): _sink(some, starts, readers) for some in walk.contractions}
+    needed, folded = find_needed(walk, leaves, outputs, sinks), list(arrays)
+    for some in walk.contractions:
+        _fold(some, sinks[id(some)], needed, folded)
     small = []
     for leaf, before, array, start in zip(given, arrays, folded, leaves, strict=True):
         if id(start) in readers or not start.dims:
@@ -138,14 +138,6 @@ class Sink:
             if node.equation.primitive.name in MOVES:
                 value = move(node.equation, value)
         return value
-
-
-@dataclasses.dataclass
-class Sum:
-    """A contraction, and where constants may go that are cut out of it."""
-
-    contraction: Contraction
-    sink: Sink | None
 
 
 Readers = dict[int, list[Node | None]]
@@ -230,67 +222,13 @@ def _shape_of(contraction: Contraction) -> Value:
     return contraction.finish(_values.exactly(entries))
 
 
-def _needed(leaves: Sequence[Array], sums: Sequence[Sum]) -> Needed:
-    """By atom, the units that the outputs depend on.
-
-    None are at first; then those that something needed sums over, and so on back.
-    """
-    needed: Needed = {
-        atom: np.zeros(atom.size, bool)
-        for leaf in leaves
-        for dim in leaf.dims
-        for atom in dim.atoms
-        if atom.frozen is None and atom.size > 1
-    }
-    while any([_demand(some, needed) for some in reversed(sums)]):
-        pass
-    return needed
-
-
-def _demand(some: Sum, needed: Needed) -> bool:
-    """Marks the units that a sum depends on; whether any is new."""
-    (a, b), (dims, others) = some.contraction.sides, some.contraction.dims
-    contracted = [dims[axis] for axis in a.contracted]
-    if all(kept(dim, needed).all() for dim in contracted):
-        return False
-
-    def terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return _reach(a, x, dims, needed) & _reach(b, y, others, needed)
-
-    if some.sink is None:
-        found = terms(a.nonzero, b.nonzero)
-    else:  # which takes constants
-        found = terms(a.nonzero & ~a.known, b.nonzero)
-        found = found | terms(a.nonzero, b.nonzero & ~b.known)
-    for place, axis in enumerate(a.batch):
-        shape = [1] * found.ndim
-        shape[place] = -1
-        found = found & kept(dims[axis], needed).reshape(shape)
-    found = found.any(axis=tuple(range(len(a.batch))))
-    axes = range(found.ndim)
-    masks = [found.any(axis=tuple(x for x in axes if x != axis)) for axis in axes]
-    return any([mark(dim, m, needed) for dim, m in zip(contracted, masks, strict=True)])
-
-
-def _reach(
-    side: Side, mask: np.ndarray, dims: Sequence[Dim], needed: Needed
-) -> np.ndarray:
-    """Where a mask of a side reaches anything needed: (batch, contracted)."""
-    for axis in side.free:
-        left, shape = kept(dims[axis], needed), [1] * mask.ndim
-        if mask.shape[axis] == 1:
-            left = left.any(keepdims=True)
-        shape[axis] = -1
-        mask = (mask & left.reshape(shape)).any(axis=axis, keepdims=True)
-    mask = mask.transpose(*side.batch, *side.contracted, *side.free)
-    return mask.reshape(mask.shape[: mask.ndim - len(side.free)])
-
-
-def _fold(some: Sum, needed: Needed, arrays: list[Any]) -> None:
+def _fold(
+    some: Contraction, sink: Sink | None, needed: Needed, arrays: list[Any]
+) -> None:
     """Adds the constants of units that go to the bias behind a sum."""
-    if some.sink is None:
+    if sink is None:
         return
-    (a, b), (dims, _) = some.contraction.sides, some.contraction.dims
+    (a, b), (dims, _) = some.sides, some.dims
     gone = np.zeros((), bool)
     for axis in a.contracted:
         gone = np.logical_or.outer(gone, ~kept(dims[axis], needed))
@@ -306,11 +244,11 @@ def _fold(some: Sum, needed: Needed, arrays: list[Any]) -> None:
         dataclasses.replace(side, array=array, known=np.ones_like(side.known))
         for side, array in ((a, constant), (b, np.float64(b.array)))
     )
-    shift = some.sink.arrive(some.contraction.finish(_values.dot(*factors))).array
-    leaf, places = arrays[some.sink.leaf], some.sink.places
+    shift = sink.arrive(some.finish(_values.dot(*factors))).array
+    leaf, places = arrays[sink.leaf], sink.places
     total = leaf.astype(np.float64).reshape(-1)
-    total[places] += some.sink.sign * np.broadcast_to(shift, places.shape)
-    arrays[some.sink.leaf] = total.reshape(leaf.shape).astype(leaf.dtype)
+    total[places] += sink.sign * np.broadcast_to(shift, places.shape)
+    arrays[sink.leaf] = total.reshape(leaf.shape).astype(leaf.dtype)
 
 
 def _cut(

@@ -1,6 +1,7 @@
 """What primitives do with axes: those that sum, or take a maximum, over some."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from jax.extend.core import JaxprEqn
 from optax_grda.units import _values
 from optax_grda.units._dims import Dim, freeze, split, unify
 from optax_grda.units._values import Side, Value
-from optax_grda.units._walk import Array, Walk, rule
+from optax_grda.units._walk import Array, Contraction, Walk, rule
 
 
 @rule("dot_general")
@@ -34,8 +35,29 @@ def _dot_general(walk: Walk, equation: JaxprEqn, a: Array, b: Array) -> list[Arr
     sides = _sides(a, b, contracting, batch) if walk.values else None
     output = walk.array(dims, (a, b), lambda: _values.dot(*sides), sources)  # pyright: ignore
     if sides:
-        walk.contraction(sides, (a.dims, b.dims), output, lambda value: value)
+        once, axes = not walk.depth, (a.dims, b.dims)
+        walk.contractions.append(
+            Contraction(sides, axes, output, _same, _same, _back(sides), once)
+        )
     return [output]
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _back(sides: tuple[Side, Side]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """From a mask (batch, contracted) to masks of both factors."""
+
+    def back(mask: np.ndarray) -> list[np.ndarray]:
+        masks = []
+        for side in sides:
+            order = (*side.batch, *side.contracted, *side.free)
+            mine = mask.reshape(mask.shape + (1,) * len(side.free))
+            masks.append(mine.transpose(np.argsort(order).tolist()))
+        return masks
+
+    return back
 
 
 def _sides(a: Array, b: Array, contracting: Any, batch: Any) -> tuple[Side, Side]:
@@ -98,9 +120,22 @@ def _conv(walk: Walk, equation: JaxprEqn, x: Array, kernel: Array) -> list[Array
         value = _values.expand(value, (0, 1), (groups, outer.size))
         return _values.apply(lambda array: array.reshape(lengths), value)
 
-    sides = _channels(x, channel, groups, _pads(params)), _taps(kernel, into, out, groups)
+    def begin(mask: np.ndarray) -> np.ndarray:
+        others = tuple(axis for axis in range(len(dims)) if axis != place)
+        return mask.any(axis=others).reshape(groups, outer.size)
+
+    def back(mask: np.ndarray) -> list[np.ndarray]:
+        lengths = [1] * len(dims)
+        lengths[channel] = mask.size
+        return [mask.reshape(lengths), np.ones((1,) * len(dims), bool)]
+
+    taps = _taps(kernel, into, out, groups)
+    sides = _channels(x, channel, groups, _pads(params)), taps
     output = walk.array(dims, (x, kernel), lambda: finish(_values.dot(*sides)))
-    walk.contraction(sides, ((group, inner), (group, inner, outer)), output, finish)
+    axes = (group, inner), (group, inner, outer)
+    walk.contractions.append(
+        Contraction(sides, axes, output, finish, begin, back, not walk.depth)
+    )
     return [output]
 
 
@@ -170,19 +205,25 @@ def _reduce(walk: Walk, equation: JaxprEqn, x: Array) -> list[Array]:
     if not equation.primitive.name.startswith("reduce"):
         return [walk.unknown(dims, [x], aval)]
     return [
-        walk.array(dims, [x], lambda: _reduced(equation, x, tuple(axes)), tuple(sources))
+        walk.array(
+            dims, [x], lambda: _reduced(equation, x, tuple(axes)), tuple(sources)
+        )
     ]
 
 
 def _reduced(equation: JaxprEqn, x: Array, axes: tuple[int, ...]) -> Value:
     assert x.value is not None
     array, known = x.value.array, x.value.known
-    hidden = math.prod(n for a, n in enumerate(x.shape) if a in axes and array.shape[a] == 1)
+    hidden = math.prod(
+        n for a, n in enumerate(x.shape) if a in axes and array.shape[a] == 1
+    )
     known = known.all(axis=axes)
     with np.errstate(all="ignore"):
         match equation.primitive.name:
             case "reduce_sum":
-                found = array.sum(axis=axes, dtype=array.dtype) * array.dtype.type(hidden)
+                found = array.sum(axis=axes, dtype=array.dtype) * array.dtype.type(
+                    hidden
+                )
             case "reduce_max" if 0 not in array.shape:
                 found = array.max(axis=axes)
             case "reduce_min" if 0 not in array.shape:

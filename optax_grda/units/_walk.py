@@ -44,11 +44,12 @@ class Array:
 
 @dataclasses.dataclass
 class Node:
-    """An equation that was walked over."""
+    """An equation that was walked over; once only, or in a loop or branch."""
 
     equation: JaxprEqn
     inputs: Sequence[Array]
     outputs: Sequence[Array]
+    once: bool
 
 
 @dataclasses.dataclass
@@ -60,6 +61,8 @@ class Contraction:
       dims: the axes of each.
       output: the result.
       finish: brings a dot product's value to the axes of the output.
+      begin: the other way round, of a mask in full.
+      back: from a mask of axes (batch, contracted) to masks of the inputs.
       once: whether the equation runs once only, not in a loop or branch.
     """
 
@@ -67,6 +70,8 @@ class Contraction:
     dims: tuple[Sequence[Dim], Sequence[Dim]]
     output: Array
     finish: Callable[[Value], Value]
+    begin: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], list[np.ndarray]]
     once: bool
 
 
@@ -117,7 +122,7 @@ class Walk:
         self.produced: set[LeafAxis] = set()
         self.nodes: list[Node] = []
         self.contractions: list[Contraction] = []
-        self._depth = 0  # in loops and branches
+        self.depth = 0  # in loops and branches
 
     def array(
         self,
@@ -183,7 +188,7 @@ class Walk:
             if name not in ("dot_general", "conv_general_dilated"):
                 self.meet(inputs)
             outputs = RULES.get(name, _freeze_all)(self, equation, *inputs)
-        self.nodes.append(Node(equation, inputs, outputs))
+        self.nodes.append(Node(equation, inputs, outputs, not self.depth))
         return outputs
 
     def meet(self, inputs: Iterable[Array]) -> None:
@@ -209,7 +214,7 @@ class Walk:
             Array(a.dims, sources, True, a.value)
             for a, sources in zip(init, empty, strict=True)
         ]
-        self._depth += 1
+        self.depth += 1
         while True:
             nodes, contractions = len(self.nodes), len(self.contractions)
             outputs = body(carry)
@@ -230,22 +235,11 @@ class Walk:
                 dataclasses.replace(array, value=value)
                 for array, value in zip(carry, found, strict=True)
             ]
-        self._depth -= 1
+        self.depth -= 1
         return [
             *carry,
             *outputs[len(carry) :],
         ]
-
-    def contraction(
-        self,
-        sides: tuple[Side, Side],
-        dims: tuple[Sequence[Dim], Sequence[Dim]],
-        output: Array,
-        finish: Callable[[Value], Value],
-    ) -> None:
-        """Notes where units are summed over."""
-        once = not self._depth
-        self.contractions.append(Contraction(sides, dims, output, finish, once))
 
 
 def unify_all(some: Sequence[Array], others: Sequence[Array], reason: Any) -> None:
@@ -309,11 +303,11 @@ def _while(walk: Walk, equation: JaxprEqn, inputs: Sequence[Array]) -> list[Arra
 
 def _cond(walk: Walk, equation: JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
     _, *operands = inputs
-    walk._depth += 1
+    walk.depth += 1
     branches = [
         walk.run_closed(branch, operands) for branch in equation.params["branches"]
     ]
-    walk._depth -= 1
+    walk.depth -= 1
     outputs = []
     for alternatives in zip(*branches, strict=True):
         first, *others = alternatives

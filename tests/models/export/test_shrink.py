@@ -16,9 +16,7 @@ from models.export.shrink import shrink
 
 def shrink_and_compare(model, images, tolerance=1e-5):
     """The smaller network, which gives the same logits."""
-    small = shrink(model)
-    # As shrink itself compares them: so both are compiled already.
-    images = images.reshape(4, -1) if isinstance(model, models.mlp.MLP) else images
+    small = shrink(model, images.shape[1:])
     np.testing.assert_allclose(
         logits(small, images), logits(model, images), rtol=tolerance, atol=tolerance
     )
@@ -72,20 +70,21 @@ def test_logits_stay_whatever_is_zero(network, punch, tiny, tiny_images):
     before = jax.tree.map(np.asarray, nnx.state(model))
     small = shrink_and_compare(model, tiny_images(network))
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
-    assert nnx.graphdef(shrink(small)) == nnx.graphdef(small)
+    again = shrink(small, tiny_images(network).shape[1:])
+    assert nnx.graphdef(again) == nnx.graphdef(small)
 
 
-def test_dense_network_stays_as_it_is(network, tiny):
+def test_dense_network_stays_as_it_is(network, tiny, tiny_images):
     if network == "vgg16bn-authors":
         pytest.skip("of which half is not used")
     model = tiny(network)
-    graphdef, state = nnx.split(shrink(model))
+    graphdef, state = nnx.split(shrink(model, tiny_images(network).shape[1:]))
     assert graphdef == nnx.graphdef(model)
     jax.tree.map(np.testing.assert_array_equal, state, nnx.state(model))
 
 
 def test_layers_that_the_authors_vgg_leaves_out_become_empty(tiny):
-    small = shrink(tiny("vgg16bn-authors"))
+    small = shrink(tiny("vgg16bn-authors"), (8, 8, 3))
     out = [[layer.conv.out_features for layer in block] for block in small.blocks]
     assert out == [[4, 0], [8]]
 
@@ -103,7 +102,7 @@ def test_dead_network_keeps_the_biases_of_the_logits(network, tiny, tiny_images)
 def test_network_with_empty_layers_runs_in_training_mode(tiny, tiny_images, quickly):
     model, images = tiny("vgg16bn", dropout=0.0), tiny_images("vgg16bn")
     fill(model.blocks[1][0].norm.scale, ..., 0)
-    small = shrink(model)
+    small = shrink(model, images.shape[1:])
     assert widths(small) == {0}
     expected = logits(model, images)
     small.train()
@@ -268,7 +267,8 @@ def test_layers_may_be_changed_in_what_shrink_knows(changes, tiny, tiny_images):
         fill(norm.bias, np.s_[:2], bias)
     model.eval()
     small = shrink_and_compare(model, tiny_images("vgg16bn"))
-    assert small.blocks[0][0].conv.out_features == 4  # the next one pads
+    pads_with_zeros = changes.get("padding") != "CIRCULAR"
+    assert small.blocks[0][0].conv.out_features == (4 if pads_with_zeros else 2)
     assert small.blocks[0][1].conv.out_features == 2
 
 
@@ -290,158 +290,52 @@ class Sigmoids(models.mlp.MLP):
         return head(images)
 
 
+def new(layer, *sizes):
+    """A layer that is quickly built."""
+    return layer(*sizes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+
+
 class Doubled(nnx.Linear):
     def __call__(self, x):
         return 2 * super().__call__(x)
 
 
-def new(layer, *sizes):
-    """A layer that is quickly built."""
-    return layer(*sizes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: put(m.layers, 0, new(Doubled, 16, 8)),
+        lambda m: put(m.layers, 0, new(nnx.Conv, 16, 8, 1)),
+        lambda m: put(m.layers, 1, new(nnx.Linear, 8, 8)),
+        lambda m: setattr(m.layers[1], "bias", m.layers[0].bias),
+    ],
+    ids=["a subclass", "another layer", "an unused width", "a bias twice"],
+)
+def test_what_layers_compute_is_read_off_them(change, tiny, tiny_images):
+    model = tiny("digits-mlp", features=(8, 8))
+    change(model)
+    fill(model.layers[0].kernel, np.s_[..., :3], 0)
+    fill(model.layers[0].bias, np.s_[:3], 1.0)
+    small = shrink_and_compare(model, tiny_images("digits-mlp"))
+    assert small.layers[0].kernel.shape[-1] <= 8
 
 
 def put(container, index, module):
     container[index] = module
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        (
-            "mnist-mlp",
-            lambda m: put(m.layers, 0, new(Doubled, 16, 8)),
-            r"layers/0 must be flax\S+\.Linear, got \S+\.Doubled",
-        ),
-        (
-            "mnist-mlp",
-            lambda m: put(m.layers, 0, new(nnx.Conv, 16, 8, 1)),
-            r"layers/0 must be flax\S+\.Linear, got flax\S+\.Conv",
-        ),
-        (
-            "wrn28x10",
-            lambda m: setattr(m, "norm", nnx.BatchNorm(64, rngs=nnx.Rngs(0))),
-            r"norm must be models\._layers\.BatchNorm, got flax\S+\.BatchNorm",
-        ),
-        (
-            "wrn28x10",
-            lambda m: put(m.stages[0], 0, new(nnx.Conv, 16, 16, 1)),
-            r"stages/0/0 must be models\.wide_resnet\.Block, got flax\S+\.Conv",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m, "dropout", new(nnx.Linear, 32, 32)),
-            r"dropout must not be there, got flax\S+\.Linear",
-        ),
-    ],
-)
-def test_other_layers_are_refused(name, change, message, tiny):
-    model = tiny(name)
-    change(model)
-    with pytest.raises(TypeError, match=message):
-        shrink(model)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        (
-            "digits-mlp",
-            lambda m: put(m.layers, 1, m.layers[0]),
-            r"must not use one layer twice, got layers/0 and layers/1",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.hidden[1], "bias", m.hidden[0].bias),
-            r"must not use one layer twice, got hidden/0/bias and hidden/1/bias",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m, "_convolve", lambda block, x: x),
-            r"model must have its class's _convolve, got its own",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "feature_group_count", 2),
-            r"blocks/0/1/conv\.feature_group_count must be 1, got 2",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "input_dilation", 2),
-            r"blocks/0/1/conv\.input_dilation must be 1, got 2",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "mask", nnx.data(jnp.ones(3))),
-            r"blocks/0/1/conv\.mask must be None, got \[",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "conv_general_dilated", max),
-            r"blocks/0/1/conv\.conv_general_dilated must be .*, got <built-in",
-        ),
-        (
-            "mnist-mlp",
-            lambda m: setattr(m.layers[0], "dot_general", max),
-            r"layers/0\.dot_general must be .*, got <built-in",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "use_bias", False),
-            r"blocks/0/1/conv\.use_bias must be True",
-        ),
-        (
-            "vgg16",
-            lambda m: m.blocks[0][1].conv.bias.set_value(jnp.zeros(1)),
-            r"blocks/0/1/conv/bias must have shape \(4,\), got \(1,\)",
-        ),
-        (
-            "vgg16",
-            lambda m: m.blocks[0][1].conv.kernel.set_value(jnp.zeros((3, 3, 3, 4))),
-            r"conv/kernel must have shape \(3, 3, 4, 4\), got \(3, 3, 3, 4\)",
-        ),
-        (
-            "vgg16",
-            lambda m: m.hidden[1].kernel.set_value(jnp.zeros((7, 8))),
-            r"hidden/1/kernel must have shape \(8, 8\), got \(7, 8\)",
-        ),
-        (
-            "vgg16bn",
-            lambda m: setattr(m.blocks[0][1].norm, "scale", None),
-            r"blocks/0/1/norm/scale must have shape \(4,\), got None",
-        ),
-        (
-            "wrn28x10",
-            lambda m: setattr(m.stages[1][0], "shortcut", None),
-            r"sums must be of as many channels, got 16 and 32",
-        ),
-        (
-            "wrn28x10",
-            lambda m: setattr(m.stages[1][0].norm1, "use_running_average", True),
-            r"model must be in training or in evaluation mode, got layers in both",
-        ),
-    ],
-)
-def test_changed_layers_are_refused(name, change, message, tiny):
-    model = tiny(name)
-    change(model)
-    with pytest.raises(ValueError, match=message):
-        shrink(model)
-
-
-def test_networks_that_are_not_of_just_these_classes_are_refused(tiny):
-    sigmoids = tiny("mnist-mlp")
-    sigmoids.__class__ = Sigmoids
-    for model in (nnx.Dropout(0.5), sigmoids):
-        with pytest.raises(TypeError, match=r"network of models.names\(\), got <class"):
-            shrink(model)
-
-
-def test_logits_are_compared_in_the_end(tiny, monkeypatch):
-    model = tiny("digits-mlp", features=(9, 7))
-    fill(model.layers[0].kernel, np.s_[:, :2], 0)
-    monkeypatch.setattr(models.mlp, "relu", jax.nn.sigmoid)
-    with pytest.raises(ValueError, match=r"logits that change by \de[-+]\d\d of the"):
-        shrink(model)
+def test_a_layer_used_twice_keeps_what_either_use_needs(tiny, tiny_images):
+    model = tiny("digits-mlp", features=(8, 8, 8))
+    put(model.layers, 2, model.layers[1])
+    twice = model.layers[1]
+    fill(twice.kernel, np.s_[:2], 0)
+    fill(twice.kernel, np.s_[:, :2], 0)
+    fill(twice.bias, np.s_[:2], 0)
+    for kernel, axis in ((model.layers[0].kernel, 1), (model.layers[3].kernel, 0)):
+        fill(kernel, (slice(None),) * axis + (slice(0, 2),), 0)
+    fill(model.layers[0].bias, np.s_[:2], 0)
+    small = shrink_and_compare(model, tiny_images("digits-mlp"))
+    assert small.layers[1].kernel.shape == (6, 6)
+    assert small.layers[2] is small.layers[1]
 
 
 def test_cost_counts_products_of_convolutions_and_dense_layers(tiny):
