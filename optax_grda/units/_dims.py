@@ -235,9 +235,8 @@ def mark(dim: Dim, mask: np.ndarray, needed: dict[Dim, np.ndarray]) -> bool:
         box = mask.reshape(sizes)
         axes = range(len(sizes))
         masks = [box.any(axis=tuple(a for a in axes if a != axis)) for axis in axes]
-    return any(
-        [mark(part, m, needed) for part, m in zip(root.parts, masks, strict=True)]
-    )
+    new = [mark(part, m, needed) for part, m in zip(root.parts, masks, strict=True)]
+    return any(new)
 
 
 def units_along(dim: Dim) -> dict[Dim, np.ndarray]:

@@ -1,6 +1,7 @@
 """The units of a network."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -107,12 +108,12 @@ class Units:
     Attributes:
       classes: the classes of units.
       frozen: the other axes of the leaves, those of length 1 left out.
-      leaves: the paths of all leaves.
+      shapes: of all leaves, by their paths.
     """
 
     classes: tuple[UnitClass, ...]
     frozen: tuple[Frozen, ...]
-    leaves: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
 
     def groups(self) -> dict[str, Group]:
         """By leaf, the units that its entries produce: those of one axis a leaf.
@@ -125,7 +126,7 @@ class Units:
         return _groups(self)
 
     def __str__(self) -> str:
-        rows = [("units", "outputs", "", "summed over by")]
+        rows = [("units", "outputs", "summed over by")]
         for some in self.classes:
             outputs, inputs = (
                 [str(m) for m in some.members if m.produces == produces]
@@ -133,16 +134,13 @@ class Units:
             )
             for row in range(max(len(outputs), len(inputs))):
                 cells = [(c[row : row + 1] or [""])[0] for c in (outputs, inputs)]
-                rows.append(
-                    (str(some.size) if row == 0 else "", cells[0], "", cells[1])
-                )
-        lines = _table([(a, b, d) for a, b, _, d in rows])
+                rows.append((str(some.size) if row == 0 else "", *cells))
+        lines = _table(rows)
         if self.frozen:
-            frozen = [("frozen", "", "by")]
-            frozen += [
-                (f"{f.leaf} [{f.axis}]", f"{f.size}", f.reason) for f in self.frozen
+            rows = [
+                (f"{f.leaf} [{f.axis}]", str(f.size), f.reason) for f in self.frozen
             ]
-            lines += ["", *_table(frozen)]
+            lines += ["", *_table([("frozen", "", "by"), *rows])]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -268,34 +266,33 @@ def units_of(walk: Walk, params: PyTree, leaves: Sequence[Array]) -> Units:
             if reasons and len(reasons) == len(list(dim.atoms)):
                 frozen.append(Frozen(name, axis, dim.size, _words(reasons[0])))
     classes = [UnitClass(atom.size, tuple(some)) for atom, some in members.items()]
-    return Units(tuple(classes), tuple(frozen), tuple(names))
+    shapes = {name: array.shape for name, array in zip(names, leaves, strict=True)}
+    return Units(tuple(classes), tuple(frozen), shapes)
 
 
 def _groups(units: Units) -> dict[str, Group]:
-    shapes: dict[str, int] = {}
-    candidates = []
-    for number, some in enumerate(units.classes):
-        producers = [member for member in some.members if member.produces]
-        if producers:
-            entries = sum(int((member.index >= 0).sum()) for member in producers)
-            candidates.append((-entries, number, some.size, producers))
-    del shapes
+    producers = [[m for m in some.members if m.produces] for some in units.classes]
+
+    def entries(number: int) -> int:
+        return sum(
+            math.prod(units.shapes[member.leaf]) * int((member.index >= 0).sum())
+            // len(member.index)
+            for member in producers[number]
+        )  # fmt: skip
+
+    # By leaf: the axis, and the classes along it with their indices.
     taken: dict[str, tuple[int, list[tuple[int, np.ndarray]]]] = {}
-    for _, number, _, producers in sorted(candidates, key=lambda c: c[:2]):
-        free = all(
-            member.leaf not in taken
-            or (
-                taken[member.leaf][0] == member.axis
-                and not any(
-                    ((index >= 0) & (member.index >= 0)).any()
-                    for _, index in taken[member.leaf][1]
-                )
-            )
-            for member in producers
-        )
-        twice = len({member.leaf for member in producers}) < len(producers)
-        if free and not twice:
-            for member in producers:
+
+    def is_free(member: Member) -> bool:
+        axis, lines = taken.get(member.leaf, (member.axis, []))
+        clash = any(((m >= 0) & (member.index >= 0)).any() for _, m in lines)
+        return axis == member.axis and not clash
+
+    for number in sorted(range(len(producers)), key=entries, reverse=True):
+        some = producers[number]
+        several = len({member.leaf for member in some}) < len(some)
+        if some and not several and all(map(is_free, some)):
+            for member in some:
                 lines = taken.setdefault(member.leaf, (member.axis, []))[1]
                 lines.append((number, member.index))
     return _numbered(units, taken)

@@ -52,48 +52,17 @@ _NUMPY = {
     "tanh": np.tanh,
     "xor": np.bitwise_xor,
 }
-_JAX = [
-    "acos",
-    "acosh",
-    "asin",
-    "asinh",
-    "atan",
-    "atan2",
-    "atanh",
-    "cbrt",
-    "clamp",
-    "cosh",
-    "digamma",
-    "erf",
-    "erf_inv",
-    "erfc",
-    "integer_pow",
-    "lgamma",
-    "nextafter",
-    "population_count",
-    "pow",
-    "rem",
-    "round",
-    "shift_left",
-    "shift_right_arithmetic",
-    "shift_right_logical",
-    "sinh",
-    "tan",
-    "real",
-    "imag",
-    "conj",
-    "complex",
-]
-_IDENTITIES = [
-    "copy_p",
-    "device_put",
-    "name",
-    "optimization_barrier",
-    "reduce_precision",
-    "reshard",
-    "sharding_constraint",
-    "stop_gradient",
-]
+_JAX = {
+    *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "clamp"),
+    *("complex", "conj", "cosh", "digamma", "erf", "erf_inv", "erfc", "imag"),
+    *("integer_pow", "lgamma", "nextafter", "population_count", "pow", "real", "rem"),
+    *("round", "shift_left", "shift_right_arithmetic", "shift_right_logical"),
+    *("sinh", "tan"),
+}
+_IDENTITIES = {
+    *("copy_p", "device_put", "name", "optimization_barrier", "reduce_precision"),
+    *("reshard", "sharding_constraint", "stop_gradient"),
+}
 
 
 def _unified(equation: JaxprEqn, inputs: Sequence[Array]) -> tuple[list[Dim], Sources]:

@@ -211,7 +211,7 @@ def _sink(
 
 
 def _shape_of(contraction: Contraction) -> Value:
-    """A value of the shape that constants of a contraction have, all entries distinct."""
+    """A value of the shape that a contraction's constants have, of distinct entries."""
     a, b = contraction.sides
     batch = np.broadcast_shapes(
         *(tuple(side.array.shape[axis] for axis in side.batch) for side in (a, b))
