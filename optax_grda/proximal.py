@@ -146,7 +146,7 @@ def groups(units: Groups | Units, *, elementwise: float = 0.0) -> Proximal:
       A function of a pytree and a threshold that returns a pytree like the first. It
       raises ValueError where ``units`` names no leaf, an axis that a leaf does not
       have, or one twice, leaves of one layer that differ in units or dtype, or where
-      units were found in a network with other leaves or shapes.
+      units were found in a network with other leaves.
 
     Raises:
       ValueError: if ``elementwise`` is outside [0, 1].
@@ -507,15 +507,19 @@ def _found_members(units: Units) -> _Find:
     groups = units.groups()
 
     def find(name: str, shape: tuple[int, ...]) -> tuple[str, _Member] | None:
-        expected = units.shapes.get(name)
-        if expected != shape:
+        if name not in units.shapes:
             raise ValueError(
-                f"units must be those of the tree: at {name} it has shape {shape}, and "
-                f"the network {expected or 'no leaf'}"
+                "units must be those of the network whose weights are thresholded, got "
+                f"none for {name}"
             )
         if name not in groups:
             return None
         group = groups[name]
+        if shape[group.axis : group.axis + 1] != group.index.shape:
+            raise ValueError(
+                f"units must be those of the network: got {len(group.index)} places "
+                f"along axis {group.axis} of {name}, which has shape {shape}"
+            )
         return group.layer, _Member((group.axis,), (group.units,), group.index)
 
     return find

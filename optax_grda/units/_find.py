@@ -125,6 +125,38 @@ class Units:
         """
         return _groups(self)
 
+    def under(self, prefix: str) -> "Units":
+        """The units as far as they lie in a part of params, under the names there.
+
+        For an optimizer that is given a part only: ``units.under("params")`` for a
+        module of Linen, whose variables are ``{"params": ..., "batch_stats": ...}``.
+        """
+        start = prefix + "/"
+
+        def below(some: Any) -> list[Any]:
+            return [
+                dataclasses.replace(each, leaf=each.leaf.removeprefix(start))
+                for each in some
+                if each.leaf.startswith(start)
+            ]
+
+        classes = (UnitClass(c.size, tuple(below(c.members))) for c in self.classes)
+        shapes = {
+            name.removeprefix(start): shape
+            for name, shape in self.shapes.items()
+            if name.startswith(start)
+        }
+        if not shapes:
+            raise ValueError(
+                f"prefix must be the first keys of leaves' paths, got {prefix!r} for "
+                f"{', '.join(self.shapes)}"
+            )
+        return Units(
+            tuple(some for some in classes if some.members),
+            tuple(below(self.frozen)),
+            shapes,
+        )
+
     def __str__(self) -> str:
         rows = [("units", "outputs", "summed over by")]
         for some in self.classes:
@@ -285,8 +317,9 @@ def _groups(units: Units) -> dict[str, Group]:
 
     def is_free(member: Member) -> bool:
         axis, lines = taken.get(member.leaf, (member.axis, []))
-        clash = any(((m >= 0) & (member.index >= 0)).any() for _, m in lines)
-        return axis == member.axis and not clash
+        return axis == member.axis and not any(
+            ((index >= 0) & (member.index >= 0)).any() for _, index in lines
+        )
 
     for number in sorted(range(len(producers)), key=entries, reverse=True):
         some = producers[number]

@@ -1,6 +1,7 @@
 """Networks made smaller: units without influence are cut out."""
 
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from optax_grda._paths import dtype_of, named_leaves
 from optax_grda.units import _values
 from optax_grda.units._check import check_same
-from optax_grda.units._dims import Dim, kept
+from optax_grda.units._dims import Dim, freeze, kept
 from optax_grda.units._find import finish, leaf_array, trace
 from optax_grda.units._needs import Needed, find_needed
 from optax_grda.units._rules import MOVES, move
@@ -22,7 +23,9 @@ from optax_grda.units._walk import Array, Contraction, Node, Walk
 PyTree = Any
 
 
-def shrink(fn: Callable[..., Any], params: PyTree, *args: Any) -> PyTree:
+def shrink(
+    fn: Callable[..., Any], params: PyTree, *args: Any, keep: Sequence[str] = ()
+) -> PyTree:
     """Cuts out of the parameters the units that have no influence on the outputs.
 
     A unit (see :func:`find_units`) has none if everything that sums over it does so
@@ -46,6 +49,9 @@ def shrink(fn: Callable[..., Any], params: PyTree, *args: Any) -> PyTree:
       *args: other arguments of fn, arrays or ``jax.ShapeDtypeStruct`` in pytrees. The
         comparison draws random numbers in place of floats, and takes other arrays as
         they are (zeros in place of those without values). Few examples suffice.
+      keep: patterns of paths, as of :func:`optax_grda.label_by_path`: leaves that keep
+        their shapes, and so do others what they share with them. For heads, whose
+        number modules fix: ``keep=["*attention*"]``.
 
     Returns:
       params with smaller arrays, of width 0 where nothing is left. Leaves that fn does
@@ -79,6 +85,10 @@ def shrink(fn: Callable[..., Any], params: PyTree, *args: Any) -> PyTree:
         leaf_array(number, leaf, _value(leaf, array))
         for number, (leaf, array) in enumerate(zip(given, arrays, strict=True))
     ]
+    for (name, _), leaf in zip(named_leaves(params), leaves, strict=True):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep):
+            for dim in leaf.dims:
+                freeze(dim, "keep")
     outputs = finish(walk, program, leaves, args)
     readers = _readers(walk.nodes, outputs)
     starts = _starts(walk.nodes, leaves, readers)
