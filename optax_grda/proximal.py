@@ -455,34 +455,34 @@ class _Member(NamedTuple):
     Attributes:
       axes: those that count units.
       shape: how many there are, along each of the axes.
-      index: the unit at every place of the only axis, -1 where none is; None where the
+      places: the unit at every place of the only axis, -1 where none is; None where the
         axes have the units one by one.
     """
 
     axes: tuple[int, ...]
     shape: tuple[int, ...]
-    index: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     def entries(self, size: int) -> np.ndarray:
         """How many of a leaf's entries each unit has."""
-        if self.index is None:
+        if self.places is None:
             return np.full(self.shape, size // max(math.prod(self.shape), 1))
-        counts = np.bincount(self.index[self.index >= 0], minlength=self.shape[0])
-        return counts * (size // max(len(self.index), 1))
+        counts = np.bincount(self.places[self.places >= 0], minlength=self.shape[0])
+        return counts * (size // max(len(self.places), 1))
 
     def gather(self, sums: jax.Array) -> jax.Array:
         """From sums along the leaf's axes, in their order, to sums of units."""
-        if self.index is None:
+        if self.places is None:
             return jnp.transpose(sums, _ranks(self.axes))
         (units,) = self.shape
-        places = np.where(self.index < 0, units, self.index)
+        places = np.where(self.places < 0, units, self.places)
         return jax.ops.segment_sum(sums, places, num_segments=units + 1)[:units]
 
     def spread(self, factor: jax.Array) -> jax.Array:
         """From a factor a unit to one along the leaf's axes."""
-        if self.index is None:
+        if self.places is None:
             return jnp.transpose(factor, np.argsort(self.axes).tolist())
-        return factor[np.maximum(self.index, 0)]
+        return factor[np.maximum(self.places, 0)]
 
 
 _Find = Callable[[str, tuple[int, ...]], tuple[str, _Member] | None]
@@ -555,8 +555,8 @@ def _shrink_layer(
     for ((x, _), member), (leaf, _) in zip(arrays, members, strict=True):
         others = _others(x, member.axes)
         weights = _shrink(x, jnp.expand_dims(member.spread(factor), others))
-        if member.index is not None and (member.index < 0).any():
-            single = np.expand_dims(member.index < 0, others)
+        if member.places is not None and (member.places < 0).any():
+            single = np.expand_dims(member.places < 0, others)
             weights = jnp.where(single, soft_threshold(x, limit), weights)
         shrunk.append(weights.astype(leaf.dtype))
     return shrunk

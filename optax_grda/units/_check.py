@@ -45,7 +45,7 @@ def check_same(
         ) from error
     with jax.default_matmul_precision("highest"):
         same = shapes[0] == shapes[1] and all(
-            _agree(*(_outputs(fn, tree, inputs) for tree in (params, small)), params)
+            _agree(_outputs(fn, params, inputs), _outputs(fn, small, inputs), params)
             for inputs in _inputs(args)
         )
     if not same:

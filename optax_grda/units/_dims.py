@@ -234,9 +234,14 @@ def mark(dim: Dim, mask: np.ndarray, needed: dict[Dim, np.ndarray]) -> bool:
     else:
         box = mask.reshape(sizes)
         axes = range(len(sizes))
-        masks = [box.any(axis=tuple(a for a in axes if a != axis)) for axis in axes]
+        masks = [any_over(box, [a for a in axes if a != axis]) for axis in axes]
     new = [mark(part, m, needed) for part, m in zip(root.parts, masks, strict=True)]
     return any(new)
+
+
+def any_over(mask: Any, axes: Sequence[int], keepdims: bool = False) -> np.ndarray:
+    """Whether any entry along some axes is True."""
+    return np.asarray(np.any(mask, axis=tuple(axes), keepdims=keepdims))
 
 
 def units_along(dim: Dim) -> dict[Dim, np.ndarray]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from optax_grda.units._dims import Dim, kept, mark
-from optax_grda.units._rules import ELEMENTWISE, MOVES, reshape_value
+from optax_grda.units._dims import Dim, any_over, kept, mark
+from optax_grda.units._elementwise import ELEMENTWISE
+from optax_grda.units._moves import MOVES, reshape_value
 from optax_grda.units._values import Side, Value
 from optax_grda.units._walk import Array, Contraction, Node, Walk
 
@@ -91,7 +92,7 @@ def _elementwise(node: Node, wanted: Mask) -> list[Mask]:
     for number, array in enumerate(node.inputs):
         own: Any = array.value
         if not array.dims:
-            found.append(wanted.any())
+            found.append(np.asarray(wanted.any()))
             continue
         mask = wanted & (own.known | ~value.known)
         if node.equation.primitive.name == "mul":
@@ -103,7 +104,7 @@ def _elementwise(node: Node, wanted: Mask) -> list[Mask]:
             )
             if n != m
         ]
-        found.append(mask.any(axis=tuple(repeated), keepdims=True))
+        found.append(any_over(mask, repeated, keepdims=True))
     return found
 
 
@@ -122,7 +123,7 @@ def _broadcast(node: Node, wanted: Mask) -> Mask:
     x, y = node.inputs[0], node.outputs[0]
     same = [p for p, dim in zip(places, x.dims, strict=True) if dim.size == y.shape[p]]
     others = tuple(axis for axis in range(wanted.ndim) if axis not in same)
-    wanted = wanted.any(axis=others, keepdims=True)
+    wanted = any_over(wanted, others, keepdims=True)
     new = tuple(axis for axis in range(wanted.ndim) if axis not in places)
     return np.squeeze(wanted, new)
 
@@ -144,7 +145,7 @@ def _where_same(node: Node, wanted: Mask) -> Mask:
         for axis, (before, after) in enumerate(zip(x.dims, y.dims, strict=True))
         if before.root is not after.root
     )
-    return wanted.any(axis=others, keepdims=True)
+    return any_over(wanted, others, keepdims=True)
 
 
 def _along(node: Node, *wanted: Mask) -> list[Mask]:
@@ -154,7 +155,7 @@ def _along(node: Node, *wanted: Mask) -> list[Mask]:
     mask = wanted[0]
     for other in wanted[1:]:
         mask = mask | other
-    return [mask.any(axis=tuple(axes), keepdims=True)] * len(node.inputs)
+    return [any_over(mask, axes, keepdims=True)] * len(node.inputs)
 
 
 def _concatenate(node: Node, wanted: Mask) -> list[Mask]:
@@ -208,7 +209,7 @@ def _pad(node: Node, wanted: Mask) -> list[Mask]:
             places.append(slice(None))
         else:
             places.append(slice(low, wanted.shape[axis] - high))
-    mask = wanted[tuple(places)].any(axis=tuple(once), keepdims=True)
+    mask = any_over(wanted[tuple(places)], once, keepdims=True)
     return [mask, np.ones((), bool)]
 
 
@@ -242,7 +243,7 @@ def _demand(
     for side, mine, axes in zip((a, b), alive, (dims, others), strict=True):
         for axis in side.free:
             rest = tuple(x for x in range(wanted.ndim) if x != place)
-            mine.append(wanted.any(axis=rest) & kept(axes[axis], needed))
+            mine.append(any_over(wanted, rest) & kept(axes[axis], needed))
             place += 1
 
     def terms(x: Mask, y: Mask) -> Mask:
@@ -256,11 +257,11 @@ def _demand(
         found = varies | (found & stays)
     left = _outer([kept(dims[axis], needed) for axis in a.batch])
     found = found & left.reshape(left.shape + (1,) * len(a.contracted))
-    summed = found.any(axis=tuple(range(len(a.batch))))
+    summed = any_over(found, range(len(a.batch)))
     new = False
     for place, axis in enumerate(a.contracted):
         rest = tuple(x for x in range(summed.ndim) if x != place)
-        new |= mark(dims[axis], summed.any(axis=rest), needed)
+        new |= mark(dims[axis], any_over(summed, rest), needed)
     return some.back(found), new
 
 
@@ -276,8 +277,8 @@ def _reach(side: Side, mask: Mask, alive: Sequence[Mask]) -> Mask:
     for axis, living in zip(side.free, alive, strict=True):
         shape = [1] * mask.ndim
         if mask.shape[axis] == 1:
-            living = living.any(keepdims=True)
+            living = any_over(living, [0], keepdims=True)
         shape[axis] = -1
-        mask = (mask & living.reshape(shape)).any(axis=axis, keepdims=True)
+        mask = any_over(mask & living.reshape(shape), [axis], keepdims=True)
     mask = mask.transpose(*side.batch, *side.contracted, *side.free)
     return mask.reshape(mask.shape[: mask.ndim - len(side.free)])

@@ -15,8 +15,8 @@ from optax_grda.units import _values
 from optax_grda.units._check import check_same
 from optax_grda.units._dims import Dim, freeze, kept
 from optax_grda.units._find import finish, leaf_array, trace
+from optax_grda.units._moves import MOVES, move
 from optax_grda.units._needs import Needed, find_needed
-from optax_grda.units._rules import MOVES, move
 from optax_grda.units._values import Value
 from optax_grda.units._walk import Array, Contraction, Node, Walk
 
@@ -109,7 +109,7 @@ def shrink(
 
 def _host(leaf: Any) -> Any:
     """The leaf as an array of NumPy; random keys as they are."""
-    extended = jax.dtypes.issubdtype(dtype_of(leaf), jax.dtypes.extended)
+    extended = jnp.issubdtype(dtype_of(leaf), jax.dtypes.extended)
     return leaf if extended else np.asarray(jax.device_get(leaf))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from optax_grda.units import _values
-from optax_grda.units._dims import Dim, freeze, split, unify
+from optax_grda.units._dims import Dim, any_over, freeze, split, unify
 from optax_grda.units._values import Side, Value
 from optax_grda.units._walk import Array, Contraction, Walk, rule
 
@@ -176,8 +176,8 @@ def _taps(kernel: Array, into: int, out: int, groups: int) -> Side:
     dtype = np.result_type(value.array.dtype, np.float32)
     return Side(
         arrange(value.array).sum(axis=0, dtype=dtype),
-        arrange(value.known).all(axis=0),
-        arrange(value.nonzero).any(axis=0),
+        ~any_over(arrange(~value.known), [0]),
+        any_over(arrange(value.nonzero), [0]),
         (1,),
         (0,),
     )
@@ -200,7 +200,8 @@ def _reduce(walk: Walk, equation: JaxprEqn, x: Array) -> list[Array]:
     for axis in axes:
         freeze(x.dims[axis], equation)
     left = [axis for axis in range(len(x.dims)) if axis not in axes]
-    dims, sources = ([some[axis] for axis in left] for some in (x.dims, x.sources))
+    dims = [x.dims[axis] for axis in left]
+    sources = tuple(x.sources[axis] for axis in left)
     aval: Any = equation.outvars[0].aval
     if not equation.primitive.name.startswith("reduce"):
         return [walk.unknown(dims, [x], aval)]

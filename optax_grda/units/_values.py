@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -42,7 +43,7 @@ def exactly(array: Any) -> Value:
 def unknown(ndim: int, dtype: Any) -> Value:
     """The value of an array of which nothing is known."""
     shape = (1,) * ndim
-    dtype = np.float32 if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else dtype
+    dtype = np.float32 if jnp.issubdtype(dtype, jax.dtypes.extended) else dtype
     return Value(np.zeros(shape, dtype), np.zeros(shape, bool))
 
 

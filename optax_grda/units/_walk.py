@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
@@ -147,7 +148,7 @@ class Walk:
         dims = tuple(Dim(length, reason) for length in np.shape(x))
         value = None
         if self.values:
-            extended = jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)
+            extended = jnp.issubdtype(x.dtype, jax.dtypes.extended)
             value = (
                 _values.unknown(len(dims), x.dtype) if extended else _values.exactly(x)
             )
@@ -249,6 +250,10 @@ def unify_all(some: Sequence[Array], others: Sequence[Array], reason: Any) -> No
             unify(x, y, reason)
 
 
+def _avals(equation: JaxprEqn) -> list[Any]:
+    return [variable.aval for variable in equation.outvars]
+
+
 def _freeze_all(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
     """The rule of primitives that have none."""
     for array in inputs:
@@ -256,7 +261,7 @@ def _freeze_all(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
             freeze(dim, equation)
     return [
         walk.unknown([Dim(n, equation) for n in aval.shape], inputs, aval)
-        for aval in (variable.aval for variable in equation.outvars)
+        for aval in _avals(equation)
     ]
 
 
