@@ -12,6 +12,7 @@ from jax.extend.core import JaxprEqn
 from optax_grda._paths import dtype_of, named_leaves
 from optax_grda.units import _elementwise, _moves, _slices, _sums  # noqa: F401  rules
 from optax_grda.units._dims import Dim, Reason, freeze, units_along
+from optax_grda.units._units import Frozen, Member, UnitClass, Units
 from optax_grda.units._walk import Array, Walk
 
 PyTree = Any

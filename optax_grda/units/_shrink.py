@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -85,8 +86,14 @@ def shrink(
         leaf_array(number, leaf, _value(leaf, array))
         for number, (leaf, array) in enumerate(zip(given, arrays, strict=True))
     ]
-    for (name, _), leaf in zip(named_leaves(params), leaves, strict=True):
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep):
+    names = [name for name, _ in named_leaves(params)]
+    for pattern in keep:
+        matching = [fnmatch.fnmatchcase(name, pattern) for name in names]
+        if not any(matching):
+            raise ValueError(
+                f"keep must match a leaf: {pattern!r} matches none of {names}"
+            )
+        for leaf in itertools.compress(leaves, matching):
             for dim in leaf.dims:
                 freeze(dim, "keep")
     outputs = finish(walk, program, leaves, args)
