@@ -13,7 +13,7 @@ from optax_grda._paths import dtype_of, named_leaves
 from optax_grda.units import _elementwise, _moves, _slices, _sums  # noqa: F401  rules
 from optax_grda.units._dims import Dim, Reason, freeze, units_along
 from optax_grda.units._units import Frozen, Member, UnitClass, Units
-from optax_grda.units._walk import Array, Walk
+from optax_grda.units._walk import Array, LeafAxis, Walk
 
 PyTree = Any
 
@@ -115,7 +115,23 @@ def finish(
         if id(leaf) not in used:
             for dim in leaf.dims:
                 freeze(dim, "nothing: fn doesn't use it")
+    _freeze_own_lengths(walk, leaves)
     return outputs
+
+
+def _freeze_own_lengths(walk: Walk, leaves: Sequence[Array]) -> None:
+    """Freezes what a single leaf sums over, and no other runs along.
+
+    Its length is a number of fn's: of ``x.repeat(2)``, say.
+    """
+    places: dict[Dim, list[LeafAxis]] = {}
+    for number, leaf in enumerate(leaves):
+        for axis, dim in enumerate(leaf.dims):
+            for atom in dim.atoms:
+                places.setdefault(atom, []).append((number, axis))
+    for atom, some in places.items():
+        if len(some) == 1 and some[0] not in walk.produced:
+            freeze(atom, "a length of its own")
 
 
 def units_of(walk: Walk, params: PyTree, leaves: Sequence[Array]) -> Units:
