@@ -20,6 +20,15 @@ SCALES = (0.1, 1, 100)  # of random inputs
 TOLERANCE = 1e-5  # relative to the largest output; float32 rounds by 6e-8
 
 
+def takes(fn: Callable[..., Any], params: PyTree, args: tuple[Any, ...]) -> bool:
+    """Whether fn runs on parameters of these shapes."""
+    try:
+        jax.eval_shape(fn, params, *args)
+    except Exception:
+        return False
+    return True
+
+
 def check_same(
     fn: Callable[..., Any],
     params: PyTree,

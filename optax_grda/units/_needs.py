@@ -26,6 +26,7 @@ def find_needed(
     leaves: Sequence[Array],
     outputs: Sequence[Array],
     takes_constants: Mapping[int, Any],
+    least: int,
 ) -> Needed:
     """By atom of the leaves, the units that the outputs depend on.
 
@@ -34,9 +35,10 @@ def find_needed(
       leaves, outputs: of the program.
       takes_constants: by id of a contraction, whether there is a place for constants
         that are no longer summed over.
+      least: how many units of each class stay in any case.
     """
     needed: Needed = {
-        atom: np.zeros(atom.size, bool)
+        atom: np.arange(atom.size) < least
         for leaf in leaves
         for dim in leaf.dims
         for atom in dim.atoms

@@ -70,6 +70,7 @@ def _sides(a: Array, b: Array, contracting: Any, batch: Any) -> tuple[Side, Side
                 value.array,
                 value.known,
                 value.nonzero,
+                array.data,
                 tuple(contracted),
                 tuple(batched),
             )
@@ -157,7 +158,7 @@ def _channels(x: Array, channel: int, groups: int, pads: bool) -> Side:
     array, known = value.array.reshape(shape), value.known.reshape(shape)
     if pads:
         known = known & (array == 0)
-    return Side(array, known, ~known | (array != 0), (1,), (0,))
+    return Side(array, known, ~known | (array != 0), x.data, (1,), (0,))
 
 
 def _taps(kernel: Array, into: int, out: int, groups: int) -> Side:
@@ -178,6 +179,7 @@ def _taps(kernel: Array, into: int, out: int, groups: int) -> Side:
         arrange(value.array).sum(axis=0, dtype=dtype),
         ~any_over(arrange(~value.known), [0]),
         any_over(arrange(value.nonzero), [0]),
+        kernel.data,
         (1,),
         (0,),
     )

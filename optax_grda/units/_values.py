@@ -129,12 +129,14 @@ class Side:
       array: the entries; of a convolution's kernel, summed over the window.
       known: whether they are known.
       nonzero: where something may be other than zero.
+      data: whether it depends on the inputs.
       contracted, batch: its axes that are summed over, and that both factors have.
     """
 
     array: np.ndarray
     known: np.ndarray
     nonzero: np.ndarray
+    data: bool
     contracted: tuple[int, ...]
     batch: tuple[int, ...]
 

@@ -267,13 +267,12 @@ GATED = {
 
 
 def pixel_shuffle(params, x):
-    """Channels are split into pixels; grouped channels are shuffled."""
+    """Channels are split into pixels."""
     h = conv(x, params["a"])
     batch, height, width, channels = h.shape
     h = h.reshape(batch, height, width, 2, 2, channels // 4)
     h = h.transpose(0, 1, 3, 2, 4, 5)
     h = jax.nn.relu(h.reshape(batch, 2 * height, 2 * width, channels // 4))
-    h = h.reshape(*h.shape[:3], 2, -1).swapaxes(-1, -2).reshape(h.shape)
     return conv(h, params["b"])
 
 
@@ -300,19 +299,12 @@ BUILD = {
         pixel_shuffle, {"a": (1, 1, 2, 16), "b": (1, 1, 4, 2)}, inputs(2, 2, 2, 2)
     ),
 }
-# Those that fix no width of their own.
-FLEXIBLE = tuple(name for name in BUILD if name not in ("linen cnn",))
 
 
 @pytest.fixture(scope="session")
 def build():
     """build(name): a pure function, its parameters and inputs; made once."""
     return functools.cache(lambda name: BUILD[name]())
-
-
-@pytest.fixture(scope="session", params=BUILD)
-def network(request, build):
-    return build(request.param)
 
 
 @pytest.fixture(scope="session")
