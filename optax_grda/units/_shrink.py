@@ -53,8 +53,9 @@ def shrink(
         number modules fix: ``keep=["*attention*"]``.
 
     Returns:
-      params with smaller arrays, of width 0 where nothing is left. Leaves that fn does
-      not use have length 0 along their last axis.
+      params with smaller arrays, of width 0 where nothing is left (or, if fn can't be
+      run like that, of width 1). Leaves that fn does not use have length 0 along their
+      last axis.
 
     Raises:
       ValueError: if fn fixes a width itself, so that it does not take the smaller

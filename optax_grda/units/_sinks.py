@@ -110,8 +110,10 @@ def _added(
 ) -> Sink | None:
     """The leaf that is added to a sum that has no other use."""
     array, sign, path = contraction.output, 1, []
-    while len(found := readers.get(id(array), [])) == 1 and found[0] is not None:
+    while len(found := readers.get(id(array), [])) == 1:
         (node,) = found
+        if node is None:
+            return None
         name = node.equation.primitive.name
         if name in ("add", "add_any", "sub"):
             a, b = node.inputs
