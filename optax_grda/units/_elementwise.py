@@ -54,7 +54,17 @@ _NUMPY = {
 _JAX = {
     *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "clamp"),
     *("complex", "conj", "cosh", "digamma", "erf", "erf_inv", "erfc", "imag"),
-    *("integer_pow", "lgamma", "nextafter", "population_count", "pow", "real", "rem"),
+    *(
+        "integer_pow",
+        "lgamma",
+        "log2",
+        "nextafter",
+        "one_minus_square",
+        "population_count",
+        "pow",
+        "real",
+        "rem",
+    ),
     *("round", "shift_left", "shift_right_arithmetic", "shift_right_logical"),
     *("sinh", "tan"),
 }

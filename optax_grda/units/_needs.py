@@ -181,6 +181,18 @@ def _split(node: Node, *wanted: Mask) -> Mask:
     return np.concatenate(parts, axis)
 
 
+def _stack(node: Node, wanted: Mask) -> list[Mask]:
+    axis = node.equation.params["axis"]
+    last = wanted.shape[axis] - 1  # 0 where all are wanted alike
+    return [wanted.take(min(n, last), axis) for n in range(len(node.inputs))]
+
+
+def _unstack(node: Node, *wanted: Mask) -> Mask:
+    shape = np.broadcast_shapes(*(mask.shape for mask in wanted))
+    full = [np.broadcast_to(mask, shape) for mask in wanted]
+    return np.stack(full, node.equation.params["axis"])
+
+
 def _slice(node: Node, wanted: Mask) -> Mask:
     params, shape = node.equation.params, list(wanted.shape)
     x, y = node.inputs[0].shape, node.outputs[0].shape
@@ -224,6 +236,9 @@ _RULES: dict[str, Callable[..., Any]] = {
     "split": _split,
     "slice": _slice,
     "pad": _pad,
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _where_same,
     "dynamic_slice": _where_same,
     **dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min", "reduce_prod"), _reduce),
     **dict.fromkeys(

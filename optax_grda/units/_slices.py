@@ -1,12 +1,21 @@
 """What primitives do with axes: those that take parts of them, or join some."""
 
+import functools
 from typing import Any
 
 import numpy as np
 from jax.extend.core import JaxprEqn
 
 from optax_grda.units import _values
-from optax_grda.units._dims import Dim, any_over, concatenation, freeze, pieces, unify
+from optax_grda.units._dims import (
+    Dim,
+    any_over,
+    concatenation,
+    freeze,
+    pieces,
+    product,
+    unify,
+)
 from optax_grda.units._elementwise import unified
 from optax_grda.units._values import Value
 from optax_grda.units._walk import Array, Walk, rule
@@ -94,6 +103,62 @@ def _split(walk: Walk, equation: JaxprEqn, x: Array) -> list[Array]:
         dims = [*x.dims[:axis], part, *x.dims[axis + 1 :]]
         outputs.append(walk.array(dims, [x], value, x.sources))
     return outputs
+
+
+@rule("unstack")
+def _unstack(walk: Walk, equation: JaxprEqn, x: Array) -> list[Array]:
+    axis = equation.params["axis"]
+    freeze(x.dims[axis], equation)
+    left = _without(x, axis)
+
+    def value(place: int) -> Value:
+        assert x.value is not None
+        place = min(place, x.value.array.shape[axis] - 1)
+        found = _values.apply(lambda array: array.take(place, axis), x.value)
+        return _values.where_known(found.array, found.known)
+
+    return [
+        walk.array(left.dims, [x], functools.partial(value, place), left.sources)
+        for place in range(x.shape[axis])
+    ]
+
+
+@rule("stack")
+def _stack(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
+    axis = equation.params["axis"]
+    dims, sources = unified(equation, inputs)
+    dims.insert(axis, Dim(len(inputs), equation))
+
+    def value() -> Value:
+        values: list[Any] = [array.value for array in inputs]
+        lengths = np.broadcast_shapes(*(v.array.shape for v in values))
+        values = [_values.expand(v, range(len(lengths)), lengths) for v in values]
+        return _values.where_known(
+            np.stack([v.array for v in values], axis),
+            np.stack([v.known for v in values], axis),
+        )
+
+    sources = (*sources[:axis], frozenset(), *sources[axis:])
+    return [walk.array(dims, inputs, value, sources)]
+
+
+@rule("tile")
+def _tile(walk: Walk, equation: JaxprEqn, x: Array) -> list[Array]:
+    reps = equation.params["reps"]
+    dims = [
+        dim if n == 1 else product([Dim(n), dim])
+        for n, dim in zip(reps, x.dims, strict=True)
+    ]
+
+    def value() -> Value:
+        assert x.value is not None
+        counts = [
+            n if length > 1 else 1
+            for n, length in zip(reps, x.value.array.shape, strict=True)
+        ]
+        return _values.apply(lambda array: np.tile(array, counts), x.value)
+
+    return [walk.array(dims, [x], value, x.sources)]
 
 
 @rule("pad")

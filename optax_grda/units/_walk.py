@@ -265,10 +265,21 @@ def _freeze_all(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
     ]
 
 
+def _scan_operands(
+    params: dict[str, Any], inputs: Sequence[Array]
+) -> tuple[Sequence[Array], Sequence[Array], Sequence[Array]]:
+    """What stays, what is carried and what is scanned over."""
+    if "ft_in" in params:  # from JAX 0.12 on
+        consts, init, xs = map(list, params["ft_in"].update(inputs).unpack())
+        return consts, init, xs
+    n = params["num_consts"]
+    m = n + params["num_carry"]
+    return inputs[:n], inputs[n:m], inputs[m:]
+
+
 def _scan(walk: Walk, equation: JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
     params = equation.params
-    n, m = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, init, xs = inputs[:n], inputs[n:m], inputs[m:]
+    consts, init, xs = _scan_operands(params, inputs)
     slices = []
     for array in xs:
         freeze(array.dims[0], equation)
