@@ -2,6 +2,7 @@
 
 import fnmatch
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,6 +104,8 @@ def shrink(
                 given, arrays, folded, leaves, strict=True
             )
         ]
+        if all(map(operator.is_, small, given)):
+            return params
         result = jax.tree.unflatten(jax.tree.structure(params), small)
         if least or takes(fn, result, args):
             break

@@ -97,7 +97,7 @@ def test_a_mesh_of_explicit_axes_changes_nothing(name, build):
 
     with jax.set_mesh(mesh):
         sharded = jax.jit(by_unit)(map_named(shard, params), jnp.float32(0.9))
-    expected = by_unit(params, jnp.float32(0.9))
+    expected = jax.jit(by_unit)(params, jnp.float32(0.9))
     for (path, leaf), (_, other) in zip(
         named_leaves(sharded), named_leaves(expected), strict=True
     ):
