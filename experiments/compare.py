@@ -1,10 +1,12 @@
-"""SGD and gRDA from the same initial weights, side by side, over several seeds at once.
+"""Dense and sparse training from the same initial weights, over several seeds at once.
 
     python -m experiments.compare [--c 0.05] [--mu 0.6] [--output DIRECTORY]
 
 Trains the digits MLP (64-128-64-10, ReLU) on scikit-learn's handwritten digits (1,437
-training and 360 test images of 8x8 pixels, split as in experiments.training.data),
-prints what came of it and what the zeros are good for. Writes a run directory for every
+training and 360 test images of 8x8 pixels, split as in experiments.training.data): by
+SGD and by gRDA as in the paper, at a constant learning rate; and by momentum SGD and by
+the recipe of the guide, which asks for a sparsity, at a rate that falls. Prints what
+came of it and what the zeros are good for. Writes a run directory for every
 network, as experiments.train does, into one that also holds weights.npz, figures/,
 card/ and report.html. This is `make demo`.
 """
@@ -15,19 +17,21 @@ from pathlib import Path
 from experiments import analyses
 from experiments.analyses.options import Card
 from experiments.command_line import run_command
-from experiments.training.config import Config, Grda, Sgd
+from experiments.training.config import Config, Grda, Target, dense_twin
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains the digits network with SGD and with gRDA, and compares them."""
+    """Trains the digits network densely and sparsely, and compares what came of it."""
 
     c: float = 0.05
     """Strength of gRDA's threshold: more means more zeros. 0 is SGD."""
     mu: float = 0.6
     """Growth of gRDA's threshold with the steps, in (0, 1]."""
     learning_rate: float = 0.1
-    """Learning rate of both."""
+    """Learning rate of all."""
+    sparsity: float = 0.9
+    """Fraction of weights that the recipe makes zero."""
     epochs: int = 60
     """Passes over the training images."""
     seeds: int = 5
@@ -46,10 +50,19 @@ class Options:
     @property
     def configs(self) -> list[Config]:
         """The configurations that are compared, of seed 0."""
-        return [
-            Config(method=method, learning_rate=self.learning_rate, epochs=self.epochs)
-            for method in (Sgd(), Grda(self.c, self.mu))
-        ]
+        paper = Config(
+            method=Grda(self.c, self.mu),
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+        )
+        recipe = dataclasses.replace(
+            paper,
+            method=Target(
+                self.sparsity, momentum=0.9, proximal="power3", weight_decay=5e-4
+            ),
+            schedule="cosine",
+        )
+        return [dense_twin(paper), paper, dense_twin(recipe), recipe]
 
 
 def main(options: Options) -> Path:

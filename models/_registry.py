@@ -48,6 +48,13 @@ _SPECS = {
         mean=(0.0,),
         std=(1.0,),
     ),
+    "cifar-mlp": Spec(
+        functools.partial(
+            MLP, features=(512, 256), kernel_init=lambda fan_in, _: he_normal(fan_in)
+        ),
+        (32, 32, 3),
+        **CIFAR,
+    ),
     "digits-wrn10x1": Spec(
         functools.partial(WideResNet, depth=10, widen_factor=1),
         (8, 8, 1),

@@ -31,7 +31,9 @@ class Law(NamedTuple):
     # accumulator at init -> (threshold L_0, law_state). The threshold is a scalar of
     # at least float32.
     init: Callable[[PyTree], tuple[jax.Array, PyTree]]
-    # (L_{n-1}, law_state, n, gamma_n) -> (L_n, law_state), in the same dtypes.
+    # (L_{n-1}, law_state, n, gamma) -> (L_n, law_state), in the same dtypes. gamma is
+    # the learning rate gamma_n, with momentum gamma_n / (1 - beta): that of plain SGD
+    # at the same pace.
     step: Callable[[jax.Array, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
     # (law_state, weights w_n) -> law_state, for laws that look at what they have done.
     observe: Callable[[PyTree, PyTree], PyTree] | None = None
@@ -45,12 +47,15 @@ class DualAveragingState(NamedTuple):
     threshold: jax.Array  # L_n. shape=(), dtype=jnp.float32 (float64 if params are)
     law_state: Any  # what the law keeps between steps: see grda and target_sparsity
     accumulator: optax.Params  # v_n. shapes of params, dtypes of at least float32
+    trace: optax.Params | None  # m_n, as the accumulator; None without momentum
 
 
 def dual_averaging(
     learning_rate: optax.ScalarOrSchedule,
     law: Law,
     *,
+    momentum: jax.typing.ArrayLike | None = None,
+    nesterov: bool = False,
     proximal: Proximal | None = None,
     weight_decay: jax.typing.ArrayLike = 0.0,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
@@ -60,18 +65,33 @@ def dual_averaging(
     .. math::
 
       \begin{align*}
-        v_n &= (1 - \gamma_n \lambda)\, v_{n-1} - \gamma_n d_n, & v_0 &= w_0, \\
-        w_n &= P(v_n, L_n)
+        m_n &= \beta m_{n-1} + d_n, & m_0 &= 0, \\
+        v_n &= (1 - \gamma'_n \lambda)\, v_{n-1} - \gamma_n m_n, & v_0 &= w_0, \\
+        w_n &= P(v_n, L_n), & \gamma'_n &= \gamma_n / (1 - \beta)
       \end{align*}
 
     with :math:`d_n` the updates that come in: gradients, or what the chain before made
     of them. :func:`optax_grda.grda` and :func:`optax_grda.target_sparsity` are this,
     each with a law of its own for the threshold :math:`L_n`; use those, or give a law.
 
+    **Momentum.** Under a constant direction :math:`d` the trace :math:`m` tends to
+    :math:`d / (1 - \beta)`, so that the accumulator travels as that of SGD at the rate
+    :math:`\gamma' = \gamma / (1 - \beta)`: ten times as far at 0.9. What goes with the
+    travel goes at that rate: the threshold, whose law is given :math:`\gamma'`, and the
+    decay, which is thereby as strong as the same number is in SGD with momentum and
+    decayed gradients. So c, mu and weight_decay mean with momentum what they mean
+    without; the learning rate means what it does in :func:`optax.sgd`. (Chained before
+    this transformation, :func:`optax.trace` would move the weights at :math:`\gamma'`
+    and the threshold at :math:`\gamma`.)
+
     Args:
       learning_rate: :math:`\gamma`, a positive number, or a schedule that maps the
         count of steps already taken to a nonnegative number.
       law: how the threshold grows.
+      momentum: :math:`\beta` in [0, 1), as that of :func:`optax.sgd`; None for none,
+        which saves a copy of the parameters.
+      nesterov: whether :math:`\beta m_n + d_n` takes the place of :math:`m_n` in the
+        step, as in :func:`optax.sgd`.
       proximal: P, a function of :mod:`optax_grda.proximal` or one of your own: from
         the accumulator's pytree and the threshold to weights of the same structure,
         shapes and dtypes. None is :func:`optax_grda.proximal.soft`.
@@ -94,8 +114,9 @@ def dual_averaging(
       last in a chain.
 
     Raises:
-      ValueError: if ``learning_rate`` is a number that is not positive or
-        ``weight_decay`` one below 0 (traced arrays are not checked); if
+      ValueError: if ``learning_rate`` is a number that is not positive, ``momentum``
+        one outside [0, 1) or ``weight_decay`` one below 0 (traced arrays are not
+        checked); if ``nesterov`` is set without ``momentum``; if
         ``accumulator_dtype`` is not inexact, or real for complex parameters; in
         ``update``, if ``params`` is missing, or if updates or params differ in
         structure or shapes from the params at init.
@@ -120,6 +141,10 @@ def dual_averaging(
     check_number(
         "learning_rate", learning_rate, "> 0", lambda x: x > 0, or_schedule=True
     )
+    if momentum is not None:
+        check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
+    elif nesterov:
+        raise ValueError("momentum must be given with nesterov, got None")
     check_number("weight_decay", weight_decay, ">= 0", lambda x: x >= 0)
     if accumulator_dtype is not None and not jnp.issubdtype(
         accumulator_dtype, jnp.inexact
@@ -129,6 +154,13 @@ def dual_averaging(
         )
     proximal = soft if proximal is None else proximal
 
+    def pace(count: jax.Array, threshold: jax.Array) -> jax.Array:
+        """gamma'_n, in the dtype of the threshold."""
+        gamma = value_at(learning_rate, count, threshold.dtype)
+        if momentum is None:
+            return gamma
+        return gamma / (1 - jnp.asarray(momentum).astype(gamma.dtype))
+
     def init_fn(params: optax.Params) -> DualAveragingState:
         accumulator = _copy_to_accumulator(params, accumulator_dtype)
         threshold, law_state = law.init(accumulator)
@@ -137,14 +169,14 @@ def dual_averaging(
         # In the types that a step will give them: inside shard_map, of what differs
         # between devices as soon as c or the learning rate does.
         count = jnp.zeros((), jnp.int32)
-        gamma = value_at(learning_rate, count, threshold.dtype)
-        stepped = law.step(threshold, law_state, count + 1, gamma)
+        stepped = law.step(threshold, law_state, count + 1, pace(count, threshold))
         threshold, law_state = jax.tree.map(
             lambda start, after: jnp.where(True, start, after),
             (threshold, law_state),
             stepped,
         )
-        return DualAveragingState(count, threshold, law_state, accumulator)
+        trace = None if momentum is None else optax.tree.zeros_like(accumulator)
+        return DualAveragingState(count, threshold, law_state, accumulator, trace)
 
     def update_fn(
         updates: optax.Updates,
@@ -155,13 +187,18 @@ def dual_averaging(
         del extra_args
         _check_trees(updates, state.accumulator, params)
         gamma = value_at(learning_rate, state.count, state.threshold.dtype)
+        rate = pace(state.count, state.threshold)
         count = jnp.asarray(optax.safe_increment(state.count))
-        threshold, law_state = law.step(state.threshold, state.law_state, count, gamma)
-        accumulator = _descend(state.accumulator, updates, gamma, weight_decay)
+        threshold, law_state = law.step(state.threshold, state.law_state, count, rate)
+        direction, trace = updates, state.trace
+        if momentum is not None:
+            trace = _add(trace, momentum, updates)
+            direction = _add(trace, momentum, updates) if nesterov else trace
+        accumulator = _descend(state.accumulator, direction, gamma, rate, weight_decay)
         weights = weights_at(accumulator, threshold, params, proximal)
         if law.observe is not None:
             law_state = law.observe(law_state, weights)
-        state = DualAveragingState(count, threshold, law_state, accumulator)
+        state = DualAveragingState(count, threshold, law_state, accumulator, trace)
         return jax.tree.map(lambda w, p: w - jnp.asarray(p), weights, params), state
 
     # Optax's protocol has update take any state; ours takes what init makes.
@@ -267,19 +304,29 @@ def _copy_to_accumulator(params: PyTree, dtype: jax.typing.DTypeLike | None) -> 
 def _descend(
     accumulator: PyTree,
     updates: PyTree,
-    learning_rate: jax.Array,
+    gamma: jax.Array,
+    pace: jax.Array,
     weight_decay: jax.typing.ArrayLike,
 ) -> PyTree:
-    """v_n = (1 - gamma_n lambda) v_{n-1} - gamma_n d_n, in the accumulator's dtypes."""
+    """v_n = (1 - gamma'_n lambda) v_{n-1} - gamma_n m_n, in the dtypes of v."""
     without_decay = isinstance(weight_decay, (int, float)) and weight_decay == 0
 
-    def step(v, d):
-        gamma = learning_rate.astype(v.dtype)
+    def step(v, m):
         if not without_decay:
-            v = (1 - gamma * jnp.asarray(weight_decay).astype(v.dtype)) * v
-        return v - gamma * jnp.asarray(d, v.dtype)
+            decay = pace * jnp.asarray(weight_decay).astype(pace.dtype)
+            v = (1 - decay.astype(v.dtype)) * v
+        return v - gamma.astype(v.dtype) * jnp.asarray(m, v.dtype)
 
     return jax.tree.map(step, accumulator, updates)
+
+
+def _add(trace: PyTree, momentum: jax.typing.ArrayLike, updates: PyTree) -> PyTree:
+    """beta m + d, in the dtypes of m."""
+
+    def add(m, d):
+        return jnp.asarray(momentum).astype(m.dtype) * m + jnp.asarray(d, m.dtype)
+
+    return jax.tree.map(add, trace, updates)
 
 
 def _check_trees(updates: PyTree, accumulator: PyTree, params: PyTree) -> None:

@@ -25,6 +25,8 @@ def grda(
     c: jax.typing.ArrayLike = 0.005,
     mu: jax.typing.ArrayLike = 0.51,
     *,
+    momentum: jax.typing.ArrayLike | None = None,
+    nesterov: bool = False,
     proximal: Proximal | None = None,
     weight_decay: jax.typing.ArrayLike = 0.0,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
@@ -64,6 +66,9 @@ def grda(
       c: strength of the threshold, >= 0. With 0 this is plain SGD.
       mu: growth of the threshold, in (0, 1]. The paper uses 0.4 to 0.7; its theory
         asks for more than 0.5.
+      momentum, nesterov: as for :func:`dual_averaging`. With momentum the threshold
+        grows as at the learning rate :math:`\gamma / (1 - \beta)`, so that c and mu
+        mean what they mean without; the paper has none.
       proximal: what makes weights of the accumulator's pytree and the threshold, in
         place of the soft threshold of every entry: see :mod:`optax_grda.proximal`.
         (:func:`optax.inject_hyperparams` takes it for a schedule unless it is among
@@ -103,9 +108,11 @@ def grda(
       >>> print(f"{params[0]:.2f} {params[1:]} threshold {state.threshold:.2f}")
       0.99 [0. 0.] threshold 0.95
 
-      Clipped, with a warm-up, on the direction of Adam, or on the kernels alone:
+      With momentum, clipped, with a warm-up, on the direction of Adam, or on the
+      kernels alone:
 
       >>> from optax_grda import label_by_rank
+      >>> heavy = grda(0.05, momentum=0.9, weight_decay=5e-4)
       >>> clipped = optax.chain(optax.clip_by_global_norm(1.0), grda(0.1))
       >>> warm = grda(optax.linear_schedule(0.0, 0.1, 1000))
       >>> adam = optax.chain(optax.scale_by_adam(), grda(1e-3))
@@ -158,6 +165,8 @@ def grda(
     return dual_averaging(
         learning_rate,
         _law(c, mu),
+        momentum=momentum,
+        nesterov=nesterov,
         proximal=proximal,
         weight_decay=weight_decay,
         accumulator_dtype=accumulator_dtype,

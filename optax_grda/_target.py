@@ -32,6 +32,8 @@ def target_sparsity(
     sparsity: optax.ScalarOrSchedule,
     *,
     gain: jax.typing.ArrayLike = 0.5,
+    momentum: jax.typing.ArrayLike | None = None,
+    nesterov: bool = False,
     proximal: Proximal | None = None,
     weight_decay: jax.typing.ArrayLike = 0.0,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
@@ -94,7 +96,8 @@ def target_sparsity(
         steps already taken to one.
       gain: k, in (0, 2). A low one, such as 0.05, approaches a constant ``sparsity``
         more gently, and lags more.
-      proximal, weight_decay, accumulator_dtype: as for :func:`grda`.
+      momentum, nesterov, proximal, weight_decay, accumulator_dtype: as for
+        :func:`dual_averaging`.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` whose state is a
@@ -139,6 +142,8 @@ def target_sparsity(
     return dual_averaging(
         learning_rate,
         _law(sparsity, gain),
+        momentum=momentum,
+        nesterov=nesterov,
         proximal=proximal,
         weight_decay=weight_decay,
         accumulator_dtype=accumulator_dtype,

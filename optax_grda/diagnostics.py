@@ -182,16 +182,23 @@ def _is_dual_average(node: Any) -> bool:
 
 
 def predicted_threshold(
-    learning_rate: optax.ScalarOrSchedule, c: float, mu: float, steps: int
+    learning_rate: optax.ScalarOrSchedule,
+    c: float,
+    mu: float,
+    steps: int,
+    *,
+    momentum: float | None = None,
 ) -> float:
     r"""The threshold that :func:`~optax_grda.grda` reaches after so many steps.
 
-    At a constant learning rate :math:`L_n = c\, \gamma^{1/2} (n \gamma)^\mu`; for a
+    At a constant learning rate :math:`L_n = c\, \gamma^{1/2} (n \gamma)^\mu`, with
+    :math:`\gamma / (1 - \beta)` in place of :math:`\gamma` under momentum; for a
     schedule the increments are summed, in float64, on the host.
 
     Args:
       learning_rate, c, mu: as for :func:`~optax_grda.grda`, not traced.
       steps: n >= 0.
+      momentum: as for :func:`~optax_grda.grda`, not traced.
 
     Returns:
       The threshold. Weights within it are zero: compare it with the moduli that SGD's
@@ -217,10 +224,14 @@ def predicted_threshold(
     check_number("c", c, ">= 0", lambda x: x >= 0)
     check_number("mu", mu, "in (0, 1]", lambda x: 0 < x <= 1)
     check_integer("steps", steps, "an integer >= 0", lambda x: x >= 0)
+    if momentum is not None:
+        check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
+    slower = 1 - (momentum or 0.0)
     if not callable(learning_rate):
-        return float(c * learning_rate**0.5 * (steps * learning_rate) ** mu)
+        gamma = learning_rate / slower
+        return float(c * gamma**0.5 * (steps * gamma) ** mu)
     counts = jnp.arange(steps, dtype=jnp.int32)
-    gamma = np.asarray(jax.vmap(learning_rate)(counts), np.float64)
+    gamma = np.asarray(jax.vmap(learning_rate)(counts), np.float64) / slower
     powers = np.arange(steps + 1, dtype=np.float64) ** mu
     return float(c * np.sum(gamma ** (mu + 0.5) * np.diff(powers)))
 
@@ -231,6 +242,8 @@ def c_for_sparsity(
     learning_rate: optax.ScalarOrSchedule,
     mu: float,
     steps: int,
+    *,
+    momentum: float | None = None,
 ) -> float:
     """The c with which gRDA ends at a sparsity, if the accumulator stays as it is.
 
@@ -253,7 +266,7 @@ def c_for_sparsity(
       accumulator: ``state.accumulator`` of a run of :func:`~optax_grda.grda` or
         :func:`~optax_grda.target_sparsity`; for SGD, its weights.
       sparsity: the fraction of zeros wanted, in [0, 1).
-      learning_rate, mu, steps: of the run that c is for; steps > 0.
+      learning_rate, mu, steps, momentum: of the run that c is for; steps > 0.
 
     Returns:
       c.
@@ -277,7 +290,7 @@ def c_for_sparsity(
         raise ValueError("accumulator must hold at least one entry, got none")
     zeros = round(sparsity * moduli.size)
     threshold = np.partition(moduli, zeros - 1)[zeros - 1] if zeros else 0.0
-    reached = predicted_threshold(learning_rate, 1.0, mu, steps)
+    reached = predicted_threshold(learning_rate, 1.0, mu, steps, momentum=momentum)
     if reached == 0:
         raise ValueError(
             f"learning_rate must be > 0 at some of the {steps} steps, got 0 at all"

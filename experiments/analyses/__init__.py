@@ -21,7 +21,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-NAMES = ("runs", "card", "connect", "project", "prune", "units")  # as a report has them
+NAMES = (
+    "runs",
+    "arena",
+    "card",
+    "connect",
+    "project",
+    "prune",
+    "units",
+)  # as a report has them
 
 
 def load(name: str) -> ModuleType:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 from experiments.training.directory import read_json, write_json
 from experiments.training.errors import UserError
 
-Schedule = Literal["constant", "garipov", "step-141", "step-30"]
+Schedule = Literal["constant", "cosine", "garipov", "step-141", "step-30"]
 Groups = Literal["none", "units", "units-and-weights"]
+Proximal = Literal["soft", "power2", "power3", "hard"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +31,18 @@ class Momentum:
 
     beta: float = 0.9
     """Weight of the steps before, in [0, 1)."""
+    weight_decay: float = 0.0
+    """Share of the weights that is added to their gradient."""
 
     def __post_init__(self):
         _check_fields(self)
         _check(self, "beta", "in [0, 1)", lambda beta: 0 <= beta < 1)
+        _check_decay(self)
 
     @property
     def label(self) -> str:
         """The method and its settings, for people."""
-        return f"momentum SGD, β = {self.beta:g}"
+        return f"momentum SGD, β = {self.beta:g}{_of_decay(self.weight_decay)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +68,22 @@ class Grda:
     groups: Groups = "none"
     """What becomes zero. none: single weights. units: hidden units, as wholes.
     units-and-weights: units, and single weights of those left."""
+    momentum: float = 0.0
+    """Weight of the steps before, in [0, 1); the threshold keeps its pace."""
+    proximal: Proximal = "soft"
+    """What makes weights of accumulator and threshold: optax_grda.proximal."""
+    weight_decay: float = 0.0
+    """Of the accumulator, as strong as in momentum SGD."""
 
     def __post_init__(self):
-        _check_fields(self)
+        _check_sparse(self)
         _check(self, "c", ">= 0 and finite", lambda c: 0 <= c < math.inf)
         _check(self, "mu", "in (0, 1]", lambda mu: 0 < mu <= 1)
 
     @property
     def label(self) -> str:
         """The method and its settings, for people."""
-        return f"gRDA, c = {self.c:g}, μ = {self.mu:g}{_of_groups(self.groups)}"
+        return f"gRDA, c = {self.c:g}, μ = {self.mu:g}{_of_sparse(self)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +99,21 @@ class Target:
     groups: Groups = "none"
     """What becomes zero. none: single weights. units: hidden units, as wholes.
     units-and-weights: units, and single weights of those left."""
+    momentum: float = 0.0
+    """Weight of the steps before, in [0, 1); the threshold keeps its pace."""
+    proximal: Proximal = "soft"
+    """What makes weights of accumulator and threshold: optax_grda.proximal."""
+    weight_decay: float = 0.0
+    """Of the accumulator, as strong as in momentum SGD."""
 
     def __post_init__(self):
-        _check_fields(self)
+        _check_sparse(self)
         _check(self, "sparsity", "in [0, 1)", lambda sparsity: 0 <= sparsity < 1)
 
     @property
     def label(self) -> str:
         """The method and its settings, for people."""
-        return f"target {100 * self.sparsity:g} %{_of_groups(self.groups)}"
+        return f"target {100 * self.sparsity:g} %{_of_sparse(self)}"
 
 
 Method = Sgd | Momentum | Adam | Grda | Target
@@ -120,8 +136,8 @@ class Config:
     """Learning rate, before the schedule."""
     schedule: Schedule = "constant"
     """Factor of the learning rate by epoch. garipov: 1 for half of the epochs, falling
-    linearly to 0.01 at 90 %, then 0.01. step-141: 1, then 0.1 from epoch 141.
-    step-30: divided by 10 every 30 epochs."""
+    linearly to 0.01 at 90 %, then 0.01. cosine: half a wave, from 1 to 0. step-141: 1,
+    then 0.1 from epoch 141. step-30: divided by 10 every 30 epochs."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 32
@@ -230,20 +246,46 @@ def obstacles(saved: dict[str, Any], wanted: Config) -> list[str]:
         return found
     if wanted.epochs < epochs:
         return [f"{line}, which is fewer" for line in found]
-    if wanted.schedule == "garipov":
-        return [f"{line}, and the schedule garipov depends on them" for line in found]
+    if wanted.schedule in ("cosine", "garipov"):
+        return [
+            f"{line}, and the schedule {wanted.schedule} depends on them"
+            for line in found
+        ]
     if isinstance(wanted.method, Target):
         return [f"{line}, and the rise to a sparsity depends on them" for line in found]
     return []
 
 
-def are_twins(sgd: Config, other: Config) -> bool:
-    """Whether the first is of SGD, and differs from the other in the method alone."""
-    return sgd.method == Sgd() and sgd == dataclasses.replace(other, method=Sgd())
+def dense_twin(config: Config) -> Config:
+    """The same run without a threshold: SGD, with momentum and decay where it has."""
+    method = config.method
+    if isinstance(method, Grda | Target):
+        dense: Method = Sgd()
+        if method.momentum or method.weight_decay:
+            dense = Momentum(method.momentum, method.weight_decay)
+        return dataclasses.replace(config, method=dense)
+    return config
 
 
-def _of_groups(groups: Groups) -> str:
-    return "" if groups == "none" else f", {groups.replace('-', ' ')}"
+def are_twins(dense: Config, other: Config) -> bool:
+    """Whether the first is the other without its threshold."""
+    return not dense.method.is_sparse and dense == dense_twin(other)
+
+
+def _of_sparse(method: "Grda | Target") -> str:
+    """Settings that are not those of the paper."""
+    texts = []
+    if method.groups != "none":
+        texts.append(method.groups.replace("-", " "))
+    if method.momentum:
+        texts.append(f"β = {method.momentum:g}")
+    if method.proximal != "soft":
+        texts.append(method.proximal.replace("power", "p = "))
+    return "".join(f", {text}" for text in texts) + _of_decay(method.weight_decay)
+
+
+def _of_decay(weight_decay: float) -> str:
+    return f", decay {weight_decay:g}" if weight_decay else ""
 
 
 def _flat(fields: dict[str, Any]) -> dict[str, Any]:
@@ -284,3 +326,20 @@ def _check_fields(of: Any) -> None:
 def _check(of: Any, name: str, rule: str, holds) -> None:
     if not holds(getattr(of, name)):
         raise ValueError(f"{name} must be {rule}, got {getattr(of, name)}")
+
+
+def _check_sparse(method: "Grda | Target") -> None:
+    _check_fields(method)
+    _check(method, "momentum", "in [0, 1)", lambda beta: 0 <= beta < 1)
+    if method.groups != "none" and method.proximal != "soft":
+        raise ValueError(
+            f"proximal must be soft where groups are {method.groups}, got "
+            f"{method.proximal}"
+        )
+    _check_decay(method)
+
+
+def _check_decay(method: "Momentum | Grda | Target") -> None:
+    _check(
+        method, "weight_decay", ">= 0 and finite", lambda decay: 0 <= decay < math.inf
+    )

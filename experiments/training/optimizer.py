@@ -35,6 +35,7 @@ def learning_rates(config: Config) -> np.ndarray:
         "garipov": np.where(
             progress <= 0.9, np.minimum(1, 1 - 0.99 * (progress - 0.5) / 0.4), 0.01
         ),
+        "cosine": 0.5 * (1 + np.cos(np.pi * (epoch - 1) / config.epochs)),
         "step-141": np.where(epoch < 141, 1.0, 0.1),
         "step-30": 0.1 ** ((epoch - 1) // 30),
     }
@@ -69,17 +70,26 @@ def make_optimizer(
         case Sgd():
             return optax.sgd(schedule)
         case Momentum():
-            return optax.sgd(schedule, momentum=settings["beta"])
+            return optax.chain(
+                optax.add_decayed_weights(settings["weight_decay"]),
+                optax.sgd(schedule, momentum=settings["beta"]),
+            )
         case Adam():
             return optax.adam(schedule)
+    shared = {
+        # None, and not 0, saves the trace.
+        "momentum": settings["momentum"] if config.method.momentum else None,
+        "proximal": make_proximal(config),
+        "weight_decay": settings["weight_decay"],
+    }
+    match config.method:
         case Grda():
-            c, mu = settings["c"], settings["mu"]
-            return grda(schedule, c, mu, proximal=make_proximal(config))
+            return grda(schedule, settings["c"], settings["mu"], **shared)
         case Target():
             # Half of all steps: from there on, garipov's learning rate falls.
             half = max(1, config.epochs * steps_per_epoch // 2)
             ramp = sparsity_ramp(settings["sparsity"], half)
-            return target_sparsity(schedule, ramp, proximal=make_proximal(config))
+            return target_sparsity(schedule, ramp, **shared)
 
 
 def make_weights(config: Config) -> Callable[[optax.OptState, PyTree], PyTree] | None:
@@ -97,7 +107,12 @@ def make_proximal(config: Config) -> proximal.Proximal:
     """What makes weights of accumulator and threshold, as the method's groups say."""
     groups = config.method.groups
     if groups == "none":
-        return proximal.soft
+        return {
+            "soft": proximal.soft,
+            "power2": proximal.power(2),
+            "power3": proximal.power(3),
+            "hard": proximal.hard,
+        }[config.method.proximal]
     share = 0.5 if groups == "units-and-weights" else 0.0
     return proximal.groups(network_units(config.model), elementwise=share)
 

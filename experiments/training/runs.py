@@ -321,22 +321,23 @@ def read_results(directories: Sequence[Path]) -> list[Result]:
 
 
 def headline(results: Sequence[Result]) -> str:
-    """What was found, in one sentence."""
-    sparsest = max(results, key=lambda r: np.mean(r.sparsity))
-    text = (
-        f"{sparsest.label} made {np.mean(sparsest.sparsity):.1%} of "
-        f"{sparsest.parameters:,} weights exactly zero while it trained, at "
-        f"{np.mean(sparsest.test_accuracy):.1%} test accuracy"
-    )
-    config = dataclasses.replace(sparsest.config, seed=0)
-    twins = [
-        r for r in results if are_twins(dataclasses.replace(r.config, seed=0), config)
-    ]
-    if twins and twins[0] is not sparsest:
-        gain = np.mean(sparsest.test_accuracy) - np.mean(twins[0].test_accuracy)
-        side = "above" if gain > 0 else "below"
-        text += f", {100 * abs(gain):.1f} points {side} SGD"
-    return text + "."
+    """What was found: a clause a sparse setting, in one sentence."""
+    sparse = [r for r in results if r.config.method.is_sparse] or results[-1:]
+    clauses = []
+    for result in sparse:
+        clause = (
+            f"{result.label} made {np.mean(result.sparsity):.1%} of "
+            f"{result.parameters:,} weights exactly zero while it trained, at "
+            f"{np.mean(result.test_accuracy):.1%} test accuracy"
+        )
+        config = dataclasses.replace(result.config, seed=0)
+        for twin in results:
+            if are_twins(dataclasses.replace(twin.config, seed=0), config):
+                gain = np.mean(result.test_accuracy) - np.mean(twin.test_accuracy)
+                side = "above" if gain > 0 else "below"
+                clause += f", {100 * abs(gain):.1f} points {side} {twin.label}"
+        clauses.append(clause)
+    return "; ".join(clauses) + "."
 
 
 def _read_result(runs: dict[Config, Path]) -> Result:
@@ -364,9 +365,9 @@ def _read_result(runs: dict[Config, Path]) -> Result:
             environment=summaries[0]["environment"],
         )
     except KeyError as error:
-        places = ", ".join(map(str, runs.values()))
+        places = ", ".join(str(path / "summary.json") for path in runs.values())
         raise UserError(
-            f"summary.json of {places} must be of finished runs: it has no {error}"
+            f"{places} must be of finished runs: there is no {error}"
         ) from None
 
 

@@ -49,7 +49,7 @@ def demo_run(shared_directory):
         if not (shared_directory / "printed.txt").exists():
             printed = Printed()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("COLUMNS", "100")
+                patch.setenv("COLUMNS", "140")
                 patch.setattr("sys.stdout", printed)
                 # ONNX's packages take seconds to load.
                 patch.setattr("experiments.analyses.card.has_onnx", lambda: False)
@@ -57,6 +57,15 @@ def demo_run(shared_directory):
                 assert compare.main(options) == output
             (shared_directory / "printed.txt").write_text(printed.text)
     return output
+
+
+@pytest.fixture(scope="session")
+def paper_runs(demo_run, tmp_path_factory):
+    """A directory of its runs of SGD and gRDA alone, without those of the recipe."""
+    directory = tmp_path_factory.mktemp("paper")
+    for name in ("sgd-0", "sgd-1", "grda-0", "grda-1"):
+        (directory / name).symlink_to(demo_run / name)
+    return directory
 
 
 class Printed:

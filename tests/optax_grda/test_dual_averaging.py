@@ -14,7 +14,7 @@ from optax_grda import (
     proximal,
     target_sparsity,
 )
-from optax_grda.diagnostics import check_descent
+from optax_grda.diagnostics import check_descent, predicted_threshold
 
 
 def linear_law(slope):
@@ -67,6 +67,69 @@ def test_decay_reaches_weights_that_are_zero(make):
 def test_decay_that_grows_is_refused(weight_decay):
     with pytest.raises(ValueError, match="weight_decay must be >= 0, got"):
         grda(0.1, weight_decay=weight_decay)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_moves_the_accumulator_as_that_of_sgd(nesterov):
+    """With decay of the gradients, as without a threshold v is the weights."""
+    params = jnp.array([1.0, -2.0, 0.5])
+    mine = grda(0.1, c=0.0, momentum=0.9, nesterov=nesterov)
+    theirs = optax.sgd(0.1, momentum=0.9, nesterov=nesterov)
+    states = [(params, mine.init(params)), (params, theirs.init(params))]
+    for n in range(4):
+        gradient = jnp.sin(params + n)
+        for place, optimizer in enumerate((mine, theirs)):
+            weights, state = states[place]
+            updates, state = optimizer.update(gradient, state, weights)
+            states[place] = optax.apply_updates(weights, updates), state
+        np.testing.assert_allclose(states[0][0], states[1][0], rtol=1e-6)
+
+
+def test_momentum_keeps_threshold_and_decay_at_the_pace_of_the_weights():
+    """Travel, threshold and decay of gamma and beta are SGD's at gamma / (1 - beta)."""
+    direction, steps, decay = jnp.float32(0.3), 400, 0.01
+
+    def train(optimizer):
+        def step(state, _):
+            return optimizer.update(direction, state, jnp.float32(0))[1], None
+
+        start = optimizer.init(jnp.float32(0))
+        return jax.jit(lambda: jax.lax.scan(step, start, length=steps)[0])()
+
+    heavy = train(grda(0.01, c=0.2, mu=0.6, momentum=0.9, weight_decay=decay))
+    plain = train(grda(0.1, c=0.2, mu=0.6, weight_decay=decay))
+    np.testing.assert_allclose(heavy.threshold, plain.threshold, rtol=1e-6)
+    np.testing.assert_allclose(
+        heavy.threshold,
+        predicted_threshold(0.01, 0.2, 0.6, steps, momentum=0.9),
+        rtol=1e-5,
+    )
+    # The trace of the first 1 / (1 - beta) steps is all that the travel lacks.
+    np.testing.assert_allclose(heavy.accumulator, plain.accumulator, rtol=0.03)
+    assert abs(heavy.accumulator) > 5 * abs(heavy.threshold - plain.threshold)
+
+
+def test_momentum_has_a_trace_in_the_dtype_of_the_accumulator():
+    params = {"kernel": jnp.ones(3, jnp.bfloat16)}
+    optimizer = target_sparsity(0.1, 0.5, momentum=0.5)
+    state = optimizer.init(params)
+    for _ in range(2):
+        updates, state = optimizer.update(params, state, params)
+    np.testing.assert_array_equal(state.trace["kernel"], np.float32(1.5))
+    assert state.trace["kernel"].dtype == jnp.float32
+    assert updates["kernel"].dtype == jnp.bfloat16
+    assert grda(0.1).init(params).trace is None
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_momentum_outside_its_range_is_refused(momentum):
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got"):
+        grda(0.1, momentum=momentum)
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got"):
+        predicted_threshold(0.1, 0.1, 0.6, 10, momentum=momentum)
+    with pytest.raises(ValueError, match="momentum must be given with nesterov"):
+        grda(0.1, nesterov=True)
 
 
 MAPS = {

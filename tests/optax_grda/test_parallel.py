@@ -179,7 +179,7 @@ def test_jit_over_a_mesh_gives_the_single_device_result(problem, expected, mesh,
 @pytest.mark.parametrize(
     "optimizer",
     [
-        grda(0.1, 1.5, 0.6, weight_decay=0.1),
+        grda(0.1, 1.5, 0.6, momentum=0.5, nesterov=True, weight_decay=0.1),
         target_sparsity(0.1, 0.5, proximal=proximal.power(3)),
         grda(0.1, 1.5, proximal=proximal.groups(lambda *_: ("units", -1))),
         target_sparsity(
@@ -217,7 +217,7 @@ def members(c):
     """Optimizers of which every device has one of its own, by c."""
     yield grda(0.1, c)
     yield grda(c)
-    yield target_sparsity(0.1, 0.5)
+    yield target_sparsity(0.1, 0.5, momentum=c / 4)
     yield freeze_zeros(optax.sgd(0.1))
 
 

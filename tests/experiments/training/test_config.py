@@ -22,7 +22,7 @@ from experiments.training.errors import UserError
         (Config, "learning_rate", float("inf"), "learning_rate must be > 0 and finite"),
         (Config, "seed", -1, r"seed must be in \[0, 2\*\*31\), got -1"),
         (Config, "seed", 2**31, r"seed must be in \[0, 2\*\*31\)"),
-        (Config, "schedule", "cosine", "schedule must be one of constant, .*'cosine'"),
+        (Config, "schedule", "linear", "schedule must be one of constant, .*'linear'"),
         (Target, "sparsity", 1.0, r"sparsity must be in \[0, 1\), got 1.0"),
         (Target, "sparsity", -0.1, r"sparsity must be in \[0, 1\), got -0.1"),
         (Target, "sparsity", float("nan"), r"sparsity must be in \[0, 1\), got nan"),
@@ -33,6 +33,15 @@ from experiments.training.errors import UserError
         (Grda, "mu", 2.0, r"mu must be in \(0, 1\], got 2.0"),
         (Grda, "mu", 0.0, r"mu must be in \(0, 1\], got 0.0"),
         (Momentum, "beta", 1.0, r"beta must be in \[0, 1\), got 1.0"),
+        (Momentum, "weight_decay", -1.0, "weight_decay must be >= 0 and finite"),
+        (Target, "momentum", 1.0, r"momentum must be in \[0, 1\), got 1.0"),
+        (
+            Grda,
+            "proximal",
+            "power4",
+            "proximal must be one of soft, power2, .*'power4'",
+        ),
+        (Grda, "weight_decay", float("inf"), "weight_decay must be >= 0 and finite"),
     ],
 )
 def test_an_invalid_value_is_named_with_its_rule(make, field, value, rule):
@@ -64,6 +73,25 @@ def test_every_method_has_a_label_and_says_whether_it_makes_zeros():
     assert labels == {"gRDA, c = 0.05, μ = 0.6": True, "target 50 %": True}
     assert Target(groups="units-and-weights").label == "target 90 %, units and weights"
     assert Grda(c=1.0, groups="units").label == "gRDA, c = 1, μ = 0.6, units"
+    method = Target(momentum=0.9, proximal="power3", weight_decay=5e-4)
+    assert method.label == "target 90 %, β = 0.9, p = 3, decay 0.0005"
+
+
+def test_units_are_thresholded_softly():
+    with pytest.raises(
+        ValueError, match="proximal must be soft where groups are units"
+    ):
+        Target(groups="units", proximal="hard")
+
+
+def test_the_dense_twin_has_momentum_and_decay_of_its_own():
+    assert configs.are_twins(Config(method=Sgd()), Config(method=Grda()))
+    heavy = Config(method=Target(momentum=0.9, weight_decay=1e-4))
+    assert configs.dense_twin(heavy).method == Momentum(0.9, 1e-4)
+    assert configs.are_twins(Config(method=Momentum(0.9, 1e-4)), heavy)
+    assert not configs.are_twins(Config(method=Sgd()), heavy)
+    assert not configs.are_twins(Config(method=Sgd()), Config(method=Sgd(), seed=1))
+    assert not configs.are_twins(heavy, heavy)
 
 
 def test_load_reads_what_save_wrote(tmp_path):
@@ -113,6 +141,9 @@ def test_differences_name_every_field_that_differs():
         "method.c: 0.1, not None",
         "method.mu: 0.6, not None",
         "method.groups: none, not None",
+        "method.momentum: 0.0, not None",
+        "method.proximal: soft, not None",
+        "method.weight_decay: 0.0, not None",
     ]
 
 

@@ -78,6 +78,33 @@ def test_momentum_is_sgd_with_momentum_of_nine_tenths():
     np.testing.assert_allclose(moved, [1, 1.9, 2.71], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        Momentum(0.9, weight_decay=0.1),
+        Grda(c=0.0, momentum=0.9, weight_decay=0.1),
+        Target(0.0, momentum=0.9, proximal="hard", weight_decay=0.1),
+    ],
+)
+def test_momentum_and_decay_of_all_methods_are_alike(method):
+    """Weights that a decay of gamma / (1 - beta) has brought down without gradients."""
+    config = Config(method=method, learning_rate=0.01, epochs=1)
+    optimizer, params = make_optimizer(config, 1), jnp.ones(())
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jnp.zeros(()), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=200)
+    assert params == pytest.approx(np.exp(-200 * 0.1 * 0.1), rel=0.15)
+
+
+def test_the_rate_falls_as_half_a_cosine():
+    rates = learning_rates(Config(schedule="cosine", epochs=4, learning_rate=1.0))
+    np.testing.assert_allclose(rates, [1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5])
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_adam_moves_by_the_learning_rate_where_gradients_are_equal():
     config = Config(method=Adam(), learning_rate=0.01, epochs=1)

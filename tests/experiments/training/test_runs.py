@@ -42,10 +42,11 @@ def test_states_are_read_back_as_they_were_after_each_epoch(demo_run):
         assert float(accuracy) == pytest.approx(summary["test_accuracy"])
 
 
-def test_a_comparison_holds_a_pair_a_seed(demo_run):
-    pairs = find_pairs([demo_run])
+def test_a_comparison_holds_a_pair_a_seed(demo_run, paper_runs):
+    pairs = find_pairs([paper_runs])
     assert [pair.grda.config.seed for pair in pairs] == [0, 1]
     method = {"name": "grda", "c": 0.05, "mu": 0.6, "groups": "none"}
+    method |= {"momentum": 0.0, "proximal": "soft", "weight_decay": 0.0}
     assert pairs[0].describe() == {
         "model": "digits-mlp",
         "dataset": "digits",
@@ -58,15 +59,23 @@ def test_a_comparison_holds_a_pair_a_seed(demo_run):
     }
 
 
+def test_pairs_are_of_a_run_and_its_own_dense_twin(demo_run):
+    pairs = {pair.grda.directory.name: pair.sgd for pair in find_pairs([demo_run])}
+    assert {name: sgd.directory.name for name, sgd in pairs.items()} == {
+        **{f"grda-{seed}": f"sgd-{seed}" for seed in (0, 1)},
+        **{f"target-{seed}": f"momentum-{seed}" for seed in (0, 1)},
+    }
+
+
 def test_a_run_counts_once_however_its_path_is_spelled(demo_run, monkeypatch):
     monkeypatch.chdir(demo_run.parent)
     spelled = demo_run / ".." / demo_run.name
     assert (
-        len(find_pairs([demo_run, spelled, spelled.relative_to(demo_run.parent)])) == 2
+        len(find_pairs([demo_run, spelled, spelled.relative_to(demo_run.parent)])) == 4
     )
     assert runs.Run(spelled / "grda-0").id == runs.Run(demo_run / "grda-0").id
-    (sgd, grda) = read_results([demo_run, spelled])
-    assert sgd.seeds == grda.seeds == [0, 1]
+    for result in read_results([demo_run, spelled]):
+        assert result.seeds == [0, 1]
 
 
 def test_a_run_without_its_twin_is_refused(demo_run, tmp_path):
@@ -143,8 +152,8 @@ def result(config, **changes):
     return Result(config=config, metrics=metrics, **(measured | about | changes))
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_result(demo_run):
-    sgd, grda = read_results([demo_run])
+def test_runs_that_differ_in_the_seed_alone_are_one_result(demo_run, paper_runs):
+    sgd, grda = read_results([paper_runs])
     assert (sgd.label, grda.label) == ("SGD", "gRDA, c = 0.05, μ = 0.6")
     summaries = [
         json.loads((demo_run / f"grda-{seed}" / "summary.json").read_text())
@@ -159,9 +168,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_result(demo_run):
     assert grda.layers()[zeros[0]["path"]] == pytest.approx(mean)
 
 
-def test_a_setting_without_an_effect_does_not_split_results(demo_run, changed):
+def test_a_setting_without_an_effect_does_not_split_results(paper_runs, changed):
     other = changed("other", "sgd-0", seed=5)
-    (sgd, _) = read_results([demo_run, other])
+    (sgd, _) = read_results([paper_runs, other])
     assert sgd.seeds == [0, 1, 5]
     assert "c" not in json.loads((other / "config.json").read_text())["method"]
 
@@ -176,6 +185,7 @@ def test_labels_tell_alike_results_apart():
 def test_a_headline_compares_with_the_twin_alone():
     grda = dataclasses.replace(result(Config(method=Grda())), label="gRDA")
     sgd = result(Config(method=configs.Sgd()), test_accuracy=[0.95], sparsity=[0.0])
+    sgd = dataclasses.replace(sgd, label="SGD")
     other = dataclasses.replace(sgd, config=dataclasses.replace(sgd.config, epochs=1))
     text = "gRDA made 50.0% of 8 weights exactly zero while it trained, at 90.0% test"
     assert headline([other, grda]) == f"{text} accuracy."

@@ -1,0 +1,1 @@
+"""Other ways to train sparse, a method a file, for the arena."""
