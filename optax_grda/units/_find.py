@@ -62,7 +62,7 @@ def find_units(fn: Callable[..., Any], params: PyTree, *args: Any) -> Units:
       ...     "in": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)},
       ...     "out": {"kernel": jnp.ones((8, 2))},
       ... }
-      >>> find_units(apply, params, jnp.ones((1, 4)))
+      >>> find_units(apply, params, jnp.ones(4))
       units  outputs        summed over by
       8      in/bias [0]    out/kernel [0]
              in/kernel [1]

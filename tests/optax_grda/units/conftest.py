@@ -276,6 +276,15 @@ def pixel_shuffle(params, x):
     return conv(h, params["b"])
 
 
+def stacked(params, x):
+    h = jax.nn.relu(x @ params["in"])
+    a, b, c = jnp.unstack(jnp.stack([h, h * params["scale"][None], h + 1], 1), axis=1)
+    return jnp.tile((a * b + c) @ params["mid"], (2, 3)) @ params["out"]
+
+
+STACKED = {"in": (4, 6), "scale": (6,), "mid": (6, 5), "out": (15, 2)}
+
+
 def plain(fn, shapes, *args):
     is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
     params = jax.tree.map(lambda shape: normal(*shape), shapes, is_leaf=is_shape)
@@ -295,6 +304,7 @@ BUILD = {
         fused_heads, {"qkv": (8, 36), "out": (12, 3)}, inputs(2, 5, 8)
     ),
     "gated": lambda: plain(gated, GATED, inputs(2, 5, 4)),
+    "stacked": lambda: plain(stacked, STACKED, inputs(2, 4)),
     "pixel shuffle": lambda: plain(
         pixel_shuffle, {"a": (1, 1, 2, 16), "b": (1, 1, 4, 2)}, inputs(2, 2, 2, 2)
     ),

@@ -25,6 +25,7 @@ FLEXIBLE = {
     "control flow": [],
     "fused heads": [],
     "gated": [],
+    "stacked": [],
     "pixel shuffle": [],
 }
 
