@@ -5,6 +5,7 @@ from optax_grda import diagnostics as diagnostics
 from optax_grda import landscape as landscape
 from optax_grda import packing as packing
 from optax_grda import proximal as proximal
+from optax_grda import units as units
 from optax_grda._dual_averaging import DualAveragingState as DualAveragingState
 from optax_grda._dual_averaging import Law as Law
 from optax_grda._dual_averaging import dual_averaging as dual_averaging

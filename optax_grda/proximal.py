@@ -16,7 +16,7 @@ within the threshold, in every dtype: narrow dtypes are computed in float32.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ import numpy as np
 from optax_grda._arrays import at_least_float32, real_dtype, replicated
 from optax_grda._checks import check_number
 from optax_grda._paths import named_leaves
+from optax_grda.units import Units
 
 PyTree = Any
 # From the accumulator and the threshold to the weights, in the accumulator's dtypes.
@@ -93,7 +94,7 @@ def power(p: jax.typing.ArrayLike) -> Proximal:
     return map_leaves
 
 
-def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
+def groups(units: Groups | Units, *, elementwise: float = 0.0) -> Proximal:
     r"""Makes a proximal map under which whole units become zero.
 
     A unit is an index along an axis, of every leaf that names the same layer: the
@@ -125,10 +126,18 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
     paper's algorithm, and the theory of gRDA was not extended with it.
 
     Args:
-      units: maps the path of a leaf, as :func:`optax_grda.sparsity_report` prints it,
-        and its shape to ``(layer, axis)``: leaves with the same ``layer``, any string,
-        share units, counted along ``axis``. Several axes count units together: those
-        of stacked layers, which :func:`jax.lax.scan` runs over, are ``(layer, (0,
+      units: those that :func:`optax_grda.units.find_units` found in a network, or a
+        function that names them.
+
+        Found units are where a leaf's entries produce them: the columns of kernels,
+        biases, norms, embeddings, and not the rows that sum over them. All layers that
+        write to a residual stream share the units of its channels. Outputs, such as
+        classes, are in no unit. Leaves without units are soft-thresholded by L.
+
+        A function maps the path of a leaf, as :func:`optax_grda.sparsity_report` prints
+        it, and its shape to ``(layer, axis)``: leaves with the same ``layer``, any
+        string, share units, counted along ``axis``. Several axes count units together:
+        those of stacked layers, which :func:`jax.lax.scan` runs over, are ``(layer, (0,
         -1))``, for kernels and for biases. ``None`` leaves a leaf out: its entries are
         soft-thresholded by L. Leave the last layer out, where units are classes.
       elementwise: :math:`\alpha`, in [0, 1]. 1 is :func:`soft`.
@@ -136,7 +145,8 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
     Returns:
       A function of a pytree and a threshold that returns a pytree like the first. It
       raises ValueError where ``units`` names no leaf, an axis that a leaf does not
-      have, or one twice, or leaves of one layer that differ in units or dtype.
+      have, or one twice, leaves of one layer that differ in units or dtype, or where
+      units were found in a network with other leaves.
 
     Raises:
       ValueError: if ``elementwise`` is outside [0, 1].
@@ -163,18 +173,19 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
     """
     check_number("elementwise", elementwise, "in [0, 1]", lambda x: 0 <= x <= 1)
 
+    find = _found_members(units) if isinstance(units, Units) else _members(units)
+
     def map_units(tree: PyTree, threshold: jax.typing.ArrayLike) -> PyTree:
         leaves = named_leaves(tree, "accumulator")
         weights = []
-        layers: dict[str, list[tuple[int, tuple[int, ...]]]] = {}  # places, and axes
+        layers: dict[str, list[tuple[int, _Member]]] = {}  # places, and what they have
         for name, leaf in leaves:
-            unit = units(name, leaf.shape)
-            if unit is None:
+            found = find(name, leaf.shape)
+            if found is None:
                 weights.append(soft_threshold(leaf, threshold))
             else:
-                layer, axis = unit
-                axes = _unit_axes(axis, leaf.shape, name)
-                layers.setdefault(layer, []).append((len(weights), axes))
+                layer, member = found
+                layers.setdefault(layer, []).append((len(weights), member))
                 weights.append(
                     soft_threshold(leaf, elementwise * threshold)
                     if elementwise
@@ -188,7 +199,7 @@ def groups(units: Groups, *, elementwise: float = 0.0) -> Proximal:
         for layer, members in layers.items():
             shrunk = _shrink_layer(
                 layer,
-                [(weights[place], axes) for place, axes in members],
+                [(weights[place], member) for place, member in members],
                 (1 - elementwise) * threshold,
             )
             for (place, _), leaf in zip(members, shrunk, strict=True):
@@ -421,10 +432,12 @@ def _squares(x: jax.Array, threshold: jax.Array) -> jax.Array:
     return jnp.square(jnp.minimum(jnp.abs(x) / _unit(threshold), most))
 
 
-def _group_factor(squares: jax.Array, entries: int, threshold: jax.Array) -> jax.Array:
+def _group_factor(
+    squares: jax.Array, entries: int | np.ndarray, threshold: jax.Array
+) -> jax.Array:
     """max(1 - L / root mean square, 0), from the sum of squares in units of L."""
     limit = threshold / _unit(threshold)  # 1, but for its derivative; 0 where L is 0
-    mean = squares / max(entries, 1)
+    mean = squares / np.maximum(entries, 1).astype(squares.dtype)
     alive = mean > limit  # no derivative of a root at 0
     return jnp.where(alive, 1 - limit / jnp.sqrt(jnp.where(alive, mean, 1)), 0)
 
@@ -435,46 +448,117 @@ def _shrink(x: jax.Array, factor: jax.Array) -> jax.Array:
     return jnp.where(dies, 0, x * factor.astype(x.dtype))
 
 
+class _Member(NamedTuple):
+    """Where units lie in a leaf.
+
+    Attributes:
+      axes: those that count units.
+      shape: how many there are, along each of the axes.
+      places: the unit at every place of the only axis, -1 where none is; None where the
+        axes have the units one by one.
+    """
+
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+    places: np.ndarray | None = None
+
+    def entries(self, size: int) -> np.ndarray:
+        """How many of a leaf's entries each unit has."""
+        if self.places is None:
+            return np.full(self.shape, size // max(math.prod(self.shape), 1))
+        counts = np.bincount(self.places[self.places >= 0], minlength=self.shape[0])
+        return counts * (size // max(len(self.places), 1))
+
+    def gather(self, sums: jax.Array) -> jax.Array:
+        """From sums along the leaf's axes, in their order, to sums of units."""
+        if self.places is None:
+            return jnp.transpose(sums, _ranks(self.axes))
+        (units,) = self.shape
+        places = np.where(self.places < 0, units, self.places)
+        return jax.ops.segment_sum(sums, places, num_segments=units + 1)[:units]
+
+    def spread(self, factor: jax.Array) -> jax.Array:
+        """From a factor a unit to one along the leaf's axes."""
+        if self.places is None:
+            return jnp.transpose(factor, np.argsort(self.axes).tolist())
+        return factor[np.maximum(self.places, 0)]
+
+
+_Find = Callable[[str, tuple[int, ...]], tuple[str, _Member] | None]
+
+
+def _members(groups: Groups) -> _Find:
+    """What a function of the user's says of a leaf."""
+
+    def find(name: str, shape: tuple[int, ...]) -> tuple[str, _Member] | None:
+        unit = groups(name, shape)
+        if unit is None:
+            return None
+        layer, axis = unit
+        axes = _unit_axes(axis, shape, name)
+        return layer, _Member(axes, tuple(shape[axis] for axis in axes))
+
+    return find
+
+
+def _found_members(units: Units) -> _Find:
+    """What is known of a leaf from the network's program."""
+    groups = units.groups()
+
+    def find(name: str, shape: tuple[int, ...]) -> tuple[str, _Member] | None:
+        if name not in units.shapes:
+            raise ValueError(
+                "units must be those of the network whose weights are thresholded, got "
+                f"none for {name}"
+            )
+        if name not in groups:
+            return None
+        group = groups[name]
+        if shape[group.axis : group.axis + 1] != group.index.shape:
+            raise ValueError(
+                f"units must be those of the network: got {len(group.index)} places "
+                f"along axis {group.axis} of {name}, which has shape {shape}"
+            )
+        return group.layer, _Member((group.axis,), (group.units,), group.index)
+
+    return find
+
+
 def _shrink_layer(
     layer: str,
-    members: list[tuple[jax.Array, tuple[int, ...]]],
+    members: list[tuple[jax.Array, _Member]],
     threshold: jax.typing.ArrayLike,
 ) -> list[jax.Array]:
     """The leaves of a layer, each unit of theirs shrunk by its norm over all leaves.
 
     Args:
       layer: its name, for errors.
-      members: leaves, and for each the axes that count units.
+      members: leaves, and where their units lie.
       threshold: L of all groups.
     """
-    kinds = {
-        (tuple(leaf.shape[axis] for axis in axes), leaf.dtype.name)
-        for leaf, axes in members
-    }
+    kinds = {(member.shape, leaf.dtype.name) for leaf, member in members}
     if len(kinds) > 1:
         raise ValueError(
             "groups must give leaves of one layer the same number of units and dtype, "
             f"got {sorted(kinds)} in {layer!r}"
         )
-    ((shape, _),) = kinds
-    entries = sum(leaf.size for leaf, _ in members) // max(math.prod(shape), 1)
-    arrays = [(_checked(leaf, threshold), axes) for leaf, axes in members]
+    arrays = [(_checked(leaf, threshold), member) for leaf, member in members]
+    entries = sum(member.entries(leaf.size) for leaf, member in members)
     squares = [
-        # From the leaf's order of axes to that of the layer.
-        replicated(jnp.transpose(_sums(x, limit, axes), _ranks(axes)))
-        for (x, limit), axes in arrays
+        member.gather(replicated(_sums(x, limit, member.axes)))
+        for (x, limit), member in arrays
     ]
     (_, limit), _ = arrays[0]
     factor = _group_factor(functools.reduce(jnp.add, squares), entries, limit)
-    return [
-        _shrink(
-            x,
-            jnp.expand_dims(
-                jnp.transpose(factor, np.argsort(axes).tolist()), _others(x, axes)
-            ),
-        ).astype(leaf.dtype)
-        for ((x, _), axes), (leaf, _) in zip(arrays, members, strict=True)
-    ]
+    shrunk = []
+    for ((x, _), member), (leaf, _) in zip(arrays, members, strict=True):
+        others = _others(x, member.axes)
+        weights = _shrink(x, jnp.expand_dims(member.spread(factor), others))
+        if member.places is not None and (member.places < 0).any():
+            single = np.expand_dims(member.places < 0, others)
+            weights = jnp.where(single, soft_threshold(x, limit), weights)
+        shrunk.append(weights.astype(leaf.dtype))
+    return shrunk
 
 
 def _sums(x: jax.Array, threshold: jax.Array, axes: tuple[int, ...]) -> jax.Array:

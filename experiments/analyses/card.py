@@ -52,7 +52,8 @@ def measure(pair: Pair, rounds: int, directory: Path) -> dict[str, Rows]:
         task.trainer.network(state.params, state.batch_stats)
         for state in pair.states(pair.epochs[-1])
     )
-    networks = {"sgd": dense, "grda": sparse, "grda-shrunk": shrink(sparse)}
+    small = shrink(sparse, images.shape[1:])
+    networks = {"sgd": dense, "grda": sparse, "grda-shrunk": small}
     rows, predicts = {}, {}
     for name, network in networks.items():
         rows[name, "JAX"] = sizes(network, images.shape[1:], directory / name)

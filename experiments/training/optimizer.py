@@ -12,7 +12,6 @@ from flax import nnx
 
 import models
 from experiments.training.config import Adam, Config, Grda, Momentum, Sgd, Target
-from models.units import hidden_units
 from optax_grda import (
     grda,
     grda_params,
@@ -20,6 +19,7 @@ from optax_grda import (
     sparsity_ramp,
     target_sparsity,
 )
+from optax_grda.units import Units, find_units
 
 PyTree = Any
 
@@ -113,8 +113,16 @@ def make_proximal(config: Config) -> proximal.Proximal:
             "power3": proximal.power(3),
             "hard": proximal.hard,
         }[config.method.proximal]
-    network = nnx.eval_shape(
-        lambda: models.create(config.model, num_classes=1, rngs=nnx.Rngs(0))
-    )
     share = 0.5 if groups == "units-and-weights" else 0.0
-    return proximal.groups(hidden_units(network), elementwise=share)
+    return proximal.groups(network_units(config.model), elementwise=share)
+
+
+def network_units(name: str) -> Units:
+    """The units of the network of that name, whatever its classes."""
+    network = nnx.eval_shape(
+        lambda: models.create(name, num_classes=1, rngs=nnx.Rngs(0))
+    )
+    network.eval()
+    graphdef, state = nnx.split(network)
+    images = jax.ShapeDtypeStruct((2, *models.spec(name).image_shape), jnp.float32)
+    return find_units(lambda s, x: nnx.merge(graphdef, s)(x), state, images)

@@ -15,6 +15,7 @@ MODULES = {
     "packing": "optax_grda.packing",
     "landscape": "optax_grda.landscape",
     "curvature": "optax_grda.curvature",
+    "units": "optax_grda.units",
 }
 
 

@@ -14,15 +14,16 @@ from models.export.cost import cost
 from models.export.shrink import shrink
 
 
-def shrink_and_compare(model, images, tolerance=1e-5):
-    """The smaller network, which gives the same logits."""
-    small = shrink(model)
-    # As shrink itself compares them: so both are compiled already.
-    images = images.reshape(4, -1) if isinstance(model, models.mlp.MLP) else images
+def shrunk(model, images):
+    """The smaller network, whose logits shrink itself compares, in float32."""
+    return shrink(model, images.shape[1:])
+
+
+def assert_same_logits(small, model, images, tolerance=1e-5):
+    """Where shrink's own comparison isn't relied on."""
     np.testing.assert_allclose(
         logits(small, images), logits(model, images), rtol=tolerance, atol=tolerance
     )
-    return small
 
 
 def fill(variable, index, value):
@@ -70,22 +71,24 @@ def test_logits_stay_whatever_is_zero(network, punch, tiny, tiny_images):
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         variable.set_value(jax.device_put(punch(variable[...])))
     before = jax.tree.map(np.asarray, nnx.state(model))
-    small = shrink_and_compare(model, tiny_images(network))
+    small = shrunk(model, tiny_images(network))
+    assert_same_logits(small, model, tiny_images(network))
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
-    assert nnx.graphdef(shrink(small)) == nnx.graphdef(small)
+    again = shrink(small, tiny_images(network).shape[1:])
+    assert nnx.graphdef(again) == nnx.graphdef(small)
 
 
-def test_dense_network_stays_as_it_is(network, tiny):
+def test_dense_network_stays_as_it_is(network, tiny, tiny_images):
     if network == "vgg16bn-authors":
         pytest.skip("of which half is not used")
     model = tiny(network)
-    graphdef, state = nnx.split(shrink(model))
+    graphdef, state = nnx.split(shrink(model, tiny_images(network).shape[1:]))
     assert graphdef == nnx.graphdef(model)
     jax.tree.map(np.testing.assert_array_equal, state, nnx.state(model))
 
 
 def test_layers_that_the_authors_vgg_leaves_out_become_empty(tiny):
-    small = shrink(tiny("vgg16bn-authors"))
+    small = shrink(tiny("vgg16bn-authors"), (8, 8, 3))
     out = [[layer.conv.out_features for layer in block] for block in small.blocks]
     assert out == [[4, 0], [8]]
 
@@ -96,14 +99,14 @@ def test_dead_network_keeps_the_biases_of_the_logits(network, tiny, tiny_images)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         fill(variable, ..., 0)
     head(model).bias.set_value(bias)
-    small = shrink_and_compare(model, tiny_images(network))
+    small = shrunk(model, tiny_images(network))
     assert widths(small) == {0}
 
 
 def test_network_with_empty_layers_runs_in_training_mode(tiny, tiny_images, quickly):
     model, images = tiny("vgg16bn", dropout=0.0), tiny_images("vgg16bn")
     fill(model.blocks[1][0].norm.scale, ..., 0)
-    small = shrink(model)
+    small = shrink(model, images.shape[1:])
     assert widths(small) == {0}
     expected = logits(model, images)
     small.train()
@@ -119,7 +122,7 @@ def test_units_without_input_or_use_go_and_those_that_only_they_need(tiny, tiny_
     fill(second.kernel, 2, 0)
     fill(second.kernel, np.s_[3, :5], 0)  # read by unit 5 alone, which nothing reads
     fill(last.kernel, 5, 0)
-    small = shrink_and_compare(model, tiny_images("digits-mlp"))
+    small = shrunk(model, tiny_images("digits-mlp"))
     assert [layer.out_features for layer in small.layers] == [4, 5, 5]
     bias = second.bias[...] + 0.5 * second.kernel[0]
     np.testing.assert_allclose(small.layers[1].bias[...], bias[:5], rtol=1e-6)
@@ -141,7 +144,7 @@ def test_constant_goes_unless_a_padded_convolution_reads_it(
     model = tiny(name)
     fill(find(model).kernel, np.s_[..., 1], 0)
     fill(find(model).bias, 1, bias)
-    small = shrink_and_compare(model, tiny_images(name))
+    small = shrunk(model, tiny_images(name))
     assert find(small).out_features == left
 
 
@@ -158,7 +161,7 @@ def test_batch_norm_is_constant_by_scale_or_by_input(
         fill(layer.conv.kernel, np.s_[..., 1], 0)
         fill(layer.norm.mean, 1, layer.conv.bias[1])
     fill(layer.norm.bias, 1, bias)
-    small = shrink_and_compare(model, tiny_images("vgg16bn"))
+    small = shrunk(model, tiny_images("vgg16bn"))
     assert small.blocks[0][0].conv.out_features == left
     assert small.blocks[0][0].norm.num_features == left
 
@@ -169,7 +172,7 @@ def test_constant_that_stays_needs_no_input(tiny, tiny_images):
     fill(second.norm.scale, 1, 0)
     fill(second.norm.bias, 1, 1.0)
     fill(second.conv.kernel, np.s_[:, :, 0, [0, 2, 3]], 0)
-    small = shrink_and_compare(model, tiny_images("vgg16bn"))
+    small = shrunk(model, tiny_images("vgg16bn"))
     assert [layer.conv.out_features for layer in small.blocks[0]] == [3, 4]
 
 
@@ -180,7 +183,7 @@ def test_constant_before_a_convolution_without_bias_moves_the_mean_of_its_batch_
     block = model.stages[0][0]
     fill(block.layer2.norm.scale, 1, 0)
     fill(block.layer2.norm.bias, 1, 2.0)
-    small = shrink_and_compare(model, tiny_images("resnet50")).stages[0][0]
+    small = shrunk(model, tiny_images("resnet50")).stages[0][0]
     assert [small.layer2.conv.out_features, small.layer3.conv.in_features] == [3, 3]
     mean = block.layer3.norm.mean[...] - 2 * block.layer3.conv.kernel[0, 0, 1]
     np.testing.assert_allclose(small.layer3.norm.mean[...], mean, rtol=1e-6)
@@ -208,7 +211,7 @@ def test_channel_of_a_residual_stream_goes_if_no_block_needs_it(
     if reader is not None:
         fill(model.stages[0][reader].conv1.kernel, np.s_[:, :, 0, 5], 0.1)
 
-    small = shrink_and_compare(model, tiny_images("wrn28x10"))
+    small = shrunk(model, tiny_images("wrn28x10"))
     first, second = small.stages[0]
     assert small.stem.out_features == stream
     assert first.norm1.num_features == first.conv2.out_features == stream
@@ -226,7 +229,7 @@ def test_constants_of_a_residual_stream_add_up(tiny, tiny_images):
         fill(conv.bias, 0, 1.5)
     for norm in (block.norm1, following.norm1):
         fill(norm.bias, 0, -100.0)  # so that ReLU makes it 0
-    small = shrink_and_compare(model, tiny_images("wrn28x10"))
+    small = shrunk(model, tiny_images("wrn28x10"))
     assert small.stem.out_features == small.stages[0][0].conv2.out_features == 15
     shortcut = following.shortcut
     bias = shortcut.bias[...] + 3 * shortcut.kernel[0, 0, 0]
@@ -238,8 +241,9 @@ def test_parameters_keep_their_dtype(tiny, tiny_images):
     model = tiny("digits-mlp", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     fill(model.layers[0].kernel, np.s_[:, 2], 0)
     fill(model.layers[0].bias, 2, 1.0)
+    small = shrunk(model, tiny_images("digits-mlp"))
     # Biases round to bfloat16, by up to 2^-9, and so do sums.
-    small = shrink_and_compare(model, tiny_images("digits-mlp"), tolerance=2e-2)
+    assert_same_logits(small, model, tiny_images("digits-mlp"), tolerance=2e-2)
     assert small.layers[0].out_features == 7
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(small))}
     assert dtypes == {jnp.dtype("bfloat16")}
@@ -267,8 +271,9 @@ def test_layers_may_be_changed_in_what_shrink_knows(changes, tiny, tiny_images):
         fill(norm.scale, np.s_[:2], 0)
         fill(norm.bias, np.s_[:2], bias)
     model.eval()
-    small = shrink_and_compare(model, tiny_images("vgg16bn"))
-    assert small.blocks[0][0].conv.out_features == 4  # the next one pads
+    small = shrunk(model, tiny_images("vgg16bn"))
+    pads_with_zeros = changes.get("padding") != "CIRCULAR"
+    assert small.blocks[0][0].conv.out_features == (4 if pads_with_zeros else 2)
     assert small.blocks[0][1].conv.out_features == 2
 
 
@@ -278,7 +283,7 @@ def test_constant_stays_before_a_layer_without_biases(tiny, tiny_images):
     layer.use_bias, layer.bias = False, None
     fill(model.pairs[0][0].kernel, np.s_[..., :2], 0)
     fill(model.pairs[0][0].bias, np.s_[:2], [1.0, -1.0])
-    small = shrink_and_compare(model, tiny_images("keras-cnn"))
+    small = shrunk(model, tiny_images("keras-cnn"))
     assert small.pairs[0][0].out_features == 3
 
 
@@ -290,158 +295,52 @@ class Sigmoids(models.mlp.MLP):
         return head(images)
 
 
+def new(layer, *sizes):
+    """A layer that is quickly built."""
+    return layer(*sizes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+
+
 class Doubled(nnx.Linear):
     def __call__(self, x):
         return 2 * super().__call__(x)
 
 
-def new(layer, *sizes):
-    """A layer that is quickly built."""
-    return layer(*sizes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: put(m.layers, 0, new(Doubled, 16, 8)),
+        lambda m: put(m.layers, 0, new(nnx.Conv, 16, 8, 1)),
+        lambda m: put(m.layers, 1, new(nnx.Linear, 8, 8)),
+        lambda m: setattr(m.layers[1], "bias", m.layers[0].bias),
+    ],
+    ids=["a subclass", "another layer", "an unused width", "a bias twice"],
+)
+def test_what_layers_compute_is_read_off_them(change, tiny, tiny_images):
+    model = tiny("digits-mlp", features=(8, 8))
+    change(model)
+    fill(model.layers[0].kernel, np.s_[..., :3], 0)
+    fill(model.layers[0].bias, np.s_[:3], 1.0)
+    small = shrunk(model, tiny_images("digits-mlp"))
+    assert small.layers[0].kernel.shape[-1] <= 8
 
 
 def put(container, index, module):
     container[index] = module
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        (
-            "mnist-mlp",
-            lambda m: put(m.layers, 0, new(Doubled, 16, 8)),
-            r"layers/0 must be flax\S+\.Linear, got \S+\.Doubled",
-        ),
-        (
-            "mnist-mlp",
-            lambda m: put(m.layers, 0, new(nnx.Conv, 16, 8, 1)),
-            r"layers/0 must be flax\S+\.Linear, got flax\S+\.Conv",
-        ),
-        (
-            "wrn28x10",
-            lambda m: setattr(m, "norm", nnx.BatchNorm(64, rngs=nnx.Rngs(0))),
-            r"norm must be models\._layers\.BatchNorm, got flax\S+\.BatchNorm",
-        ),
-        (
-            "wrn28x10",
-            lambda m: put(m.stages[0], 0, new(nnx.Conv, 16, 16, 1)),
-            r"stages/0/0 must be models\.wide_resnet\.Block, got flax\S+\.Conv",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m, "dropout", new(nnx.Linear, 32, 32)),
-            r"dropout must not be there, got flax\S+\.Linear",
-        ),
-    ],
-)
-def test_other_layers_are_refused(name, change, message, tiny):
-    model = tiny(name)
-    change(model)
-    with pytest.raises(TypeError, match=message):
-        shrink(model)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        (
-            "digits-mlp",
-            lambda m: put(m.layers, 1, m.layers[0]),
-            r"must not use one layer twice, got layers/0 and layers/1",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.hidden[1], "bias", m.hidden[0].bias),
-            r"must not use one layer twice, got hidden/0/bias and hidden/1/bias",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m, "_convolve", lambda block, x: x),
-            r"model must have its class's _convolve, got its own",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "feature_group_count", 2),
-            r"blocks/0/1/conv\.feature_group_count must be 1, got 2",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "input_dilation", 2),
-            r"blocks/0/1/conv\.input_dilation must be 1, got 2",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "mask", nnx.data(jnp.ones(3))),
-            r"blocks/0/1/conv\.mask must be None, got \[",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "conv_general_dilated", max),
-            r"blocks/0/1/conv\.conv_general_dilated must be .*, got <built-in",
-        ),
-        (
-            "mnist-mlp",
-            lambda m: setattr(m.layers[0], "dot_general", max),
-            r"layers/0\.dot_general must be .*, got <built-in",
-        ),
-        (
-            "vgg16",
-            lambda m: setattr(m.blocks[0][1].conv, "use_bias", False),
-            r"blocks/0/1/conv\.use_bias must be True",
-        ),
-        (
-            "vgg16",
-            lambda m: m.blocks[0][1].conv.bias.set_value(jnp.zeros(1)),
-            r"blocks/0/1/conv/bias must have shape \(4,\), got \(1,\)",
-        ),
-        (
-            "vgg16",
-            lambda m: m.blocks[0][1].conv.kernel.set_value(jnp.zeros((3, 3, 3, 4))),
-            r"conv/kernel must have shape \(3, 3, 4, 4\), got \(3, 3, 3, 4\)",
-        ),
-        (
-            "vgg16",
-            lambda m: m.hidden[1].kernel.set_value(jnp.zeros((7, 8))),
-            r"hidden/1/kernel must have shape \(8, 8\), got \(7, 8\)",
-        ),
-        (
-            "vgg16bn",
-            lambda m: setattr(m.blocks[0][1].norm, "scale", None),
-            r"blocks/0/1/norm/scale must have shape \(4,\), got None",
-        ),
-        (
-            "wrn28x10",
-            lambda m: setattr(m.stages[1][0], "shortcut", None),
-            r"sums must be of as many channels, got 16 and 32",
-        ),
-        (
-            "wrn28x10",
-            lambda m: setattr(m.stages[1][0].norm1, "use_running_average", True),
-            r"model must be in training or in evaluation mode, got layers in both",
-        ),
-    ],
-)
-def test_changed_layers_are_refused(name, change, message, tiny):
-    model = tiny(name)
-    change(model)
-    with pytest.raises(ValueError, match=message):
-        shrink(model)
-
-
-def test_networks_that_are_not_of_just_these_classes_are_refused(tiny):
-    sigmoids = tiny("mnist-mlp")
-    sigmoids.__class__ = Sigmoids
-    for model in (nnx.Dropout(0.5), sigmoids):
-        with pytest.raises(TypeError, match=r"network of models.names\(\), got <class"):
-            shrink(model)
-
-
-def test_logits_are_compared_in_the_end(tiny, monkeypatch):
-    model = tiny("digits-mlp", features=(9, 7))
-    fill(model.layers[0].kernel, np.s_[:, :2], 0)
-    monkeypatch.setattr(models.mlp, "relu", jax.nn.sigmoid)
-    with pytest.raises(ValueError, match=r"logits that change by \de[-+]\d\d of the"):
-        shrink(model)
+def test_a_layer_used_twice_keeps_what_either_use_needs(tiny, tiny_images):
+    model = tiny("digits-mlp", features=(8, 8, 8))
+    put(model.layers, 2, model.layers[1])
+    twice = model.layers[1]
+    fill(twice.kernel, np.s_[:2], 0)
+    fill(twice.kernel, np.s_[:, :2], 0)
+    fill(twice.bias, np.s_[:2], 0)
+    for kernel, axis in ((model.layers[0].kernel, 1), (model.layers[3].kernel, 0)):
+        fill(kernel, (slice(None),) * axis + (slice(0, 2),), 0)
+    fill(model.layers[0].bias, np.s_[:2], 0)
+    small = shrunk(model, tiny_images("digits-mlp"))
+    assert small.layers[1].kernel.shape == (6, 6)
+    assert small.layers[2] is small.layers[1]
 
 
 def test_cost_counts_products_of_convolutions_and_dense_layers(tiny):

@@ -64,8 +64,8 @@ def test_logits_of_shrunken_networks_agree(network, tiny, tiny_images, path):
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         set_to_zero(variable, np.s_[..., variable.shape[-1] * 3 // 4 :])
     head(model).kernel.set_value(kernel)
-    small = shrink(model)
     images = tiny_images(network)
+    small = shrink(model, images.shape[1:])
     before, after = (cost(m, images.shape[1:]).parameters for m in (model, small))
     assert after < before
     assert_logits_agree(small, images, path)
@@ -79,7 +79,8 @@ def test_dead_networks_have_the_logits_of_the_last_biases(
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         set_to_zero(variable)
     head(model).bias.set_value(bias)
-    small, images = shrink(model), tiny_images(network)
+    images = tiny_images(network)
+    small = shrink(model, images.shape[1:])
     assert set(cost(small, images.shape[1:]).widths.values()) == {0, 5}
     assert_logits_agree(small, images, path)
 
@@ -100,7 +101,8 @@ def test_a_dead_branch_leaves_the_rest_of_the_network(
     for layer in find(model):
         for _, variable in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
             set_to_zero(variable)
-    small, images = shrink(model), tiny_images(name)
+    images = tiny_images(name)
+    small = shrink(model, images.shape[1:])
     assert 0 in cost(small, images.shape[1:]).widths.values()
     assert np.ptp(logits(small, images), axis=0).min() > 0
     assert_logits_agree(small, images, path)
