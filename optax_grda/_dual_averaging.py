@@ -47,7 +47,7 @@ class DualAveragingState(NamedTuple):
     threshold: jax.Array  # L_n. shape=(), dtype=jnp.float32 (float64 if params are)
     law_state: Any  # what the law keeps between steps: see grda and target_sparsity
     accumulator: optax.Params  # v_n. shapes of params, dtypes of at least float32
-    trace: optax.Params | None  # m_n, as the accumulator; None without momentum
+    trace: Any  # m_n, as the accumulator; None without momentum
 
 
 def dual_averaging(

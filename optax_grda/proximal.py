@@ -411,7 +411,7 @@ def _scale_alive(
 
 
 def _root(x: jax.Array, p: int | jax.Array) -> jax.Array:
-    """The p-th root, to 1e-6: on a CPU, cbrt takes twelve times as long, and pow five."""
+    """The p-th root, to 1e-6. (On a CPU, cbrt takes 12 times as long, and pow 5.)"""
     if isinstance(p, int) and p == 2:
         return jnp.sqrt(x)
     return jnp.exp(jnp.log(x) / p)
