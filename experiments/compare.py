@@ -30,8 +30,8 @@ class Options:
     """Growth of gRDA's threshold with the steps, in (0, 1]."""
     learning_rate: float = 0.1
     """Learning rate of all."""
-    sparsity: float = 0.9
-    """Fraction of weights that the recipe makes zero."""
+    sparsity: float | None = 0.9
+    """Fraction of weights that the recipe makes zero; None leaves the recipe out."""
     epochs: int = 60
     """Passes over the training images."""
     seeds: int = 5
@@ -55,6 +55,8 @@ class Options:
             learning_rate=self.learning_rate,
             epochs=self.epochs,
         )
+        if self.sparsity is None:
+            return [dense_twin(paper), paper]
         recipe = dataclasses.replace(
             paper,
             method=Target(

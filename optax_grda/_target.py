@@ -79,7 +79,13 @@ def target_sparsity(
     of the target. A large one answers as fast, since :math:`\rho` is a fraction. (With
     a ``proximal`` of groups, a unit takes the place of the entry.)
 
-    **What it reached.** Digits network, 60 epochs, 5 seeds, ramp over 30: asked for
+    **Recipe.** ``momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4``, a rate
+    that falls to 0, a ramp over half of the steps, kernels alone
+    (:func:`label_by_rank`), and the largest rate at which dense training works. On the
+    digits network it makes 90 % zeros at the accuracy of the dense network; the guide
+    has other networks, beside other methods.
+
+    **What it reached**, without momentum, with the soft threshold. Digits network, 60 epochs, 5 seeds, ramp over 30: asked for
     50 / 80 / 90 / 95 / 98 %, no seed was more than 0.03 points off, at a constant
     learning rate and at one that falls to a hundredth. Test accuracy at the constant
     one: 98.9 / 98.6 / 98.4 / 98.1 / 96.8 % (the seeds' standard deviation is 0.2 to

@@ -128,6 +128,11 @@ def test_invalid_options_are_refused(change, rule):
         Options(**change)
 
 
+def test_the_recipe_may_be_left_out():
+    names = [config.method.name for config in Options(sparsity=None).configs]
+    assert names == ["sgd", "grda"]
+
+
 def test_a_directory_that_exists_is_refused(demo_run):
     before = {path: path.stat().st_mtime_ns for path in demo_run.rglob("*")}
     with pytest.raises(UserError, match="output must be a new or an empty directory"):
