@@ -8,12 +8,14 @@ installs another package with pip and posts usage logs. The extension module doe
 conversion alone; it opens no connection.
 """
 
+import importlib
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +90,7 @@ def load_mnn(
 
     Raises:
       FileNotFoundError: if there is no file.
-      ValueError: if threads is below 1, or MNN cannot read the file; and by the function
+      ValueError: if threads is below 1 or MNN cannot read the file; from the function,
         if the images are of another shape.
       ImportError: if MNN is not installed.
     """
@@ -131,11 +133,10 @@ def load_mnn(
     return run
 
 
-def _mnn():
+def _mnn() -> Any:
     try:
-        import MNN
+        return importlib.import_module("MNN")
     except ImportError as error:
         raise ImportError(
             "to_mnn needs MNN: pip install '.[mnn]' in the checkout"
         ) from error
-    return MNN

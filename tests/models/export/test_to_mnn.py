@@ -88,7 +88,7 @@ def test_result_stays_when_the_function_is_called_again(files):
 
 
 def test_nothing_is_installed_and_no_network_is_needed(files, tmp_path):
-    """In a network namespace without any device, and with pip's list before and after."""
+    """In a network namespace of its own, with pip's list before and after."""
     if subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
         pytest.skip("this process may not unshare its network namespace")
     code = """
