@@ -36,7 +36,7 @@ $(VENV)/.experiments: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.all: $(VENV)/.experiments
 	@echo "installing what tests and benchmarks need into $(VENV) ..."
-	@$(INSTALL) --editable '.[experiments,onnx,datasets,test]'
+	@$(INSTALL) --editable '.[experiments,onnx,mnn,datasets,test]'
 	@touch $@
 
 demo: $(VENV)/.experiments

@@ -19,8 +19,7 @@ import importlib, importlib.util, pkgutil, sys
 import jax, jax.numpy as jnp, optax, optax_grda
 
 for module in pkgutil.walk_packages(optax_grda.__path__, "optax_grda."):
-    if module.name != "optax_grda.packing":  # needs an extra
-        importlib.import_module(module.name)
+    importlib.import_module(module.name)
 for name in "flax", "equinox", "safetensors", "pytest", "models", "experiments":
     assert importlib.util.find_spec(name) is None, name
 

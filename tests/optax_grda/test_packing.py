@@ -3,9 +3,8 @@
 import json
 import math
 import os
-import pathlib
-import subprocess
-import sys
+import re
+import tracemalloc
 
 import hypothesis
 import jax
@@ -20,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import numpy as safetensors
 
 from optax_grda.packing import PackingError, pack, unpack
+from optax_grda.packing.__main__ import main
 
 DTYPES = [
     np.dtype(name)
@@ -87,6 +87,21 @@ TREES = st.recursive(
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return tmp_path_factory.mktemp("packing") / "params.safetensors"
+
+
+@pytest.fixture
+def peak_of():
+    """peak_of(function, *arguments): the most bytes that it held at once."""
+
+    def measure(function, *arguments):
+        tracemalloc.start()
+        try:
+            function(*arguments)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
 
 
 @given(params=TREES)
@@ -158,6 +173,24 @@ def test_nnx_state_and_pure_dicts_fit_each_other(path):
             assert_same(jax.tree.leaves(restored), jax.tree.leaves(state))
 
 
+class Normalised(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(20, 30, rngs=rngs)])
+        self.norm = nnx.BatchNorm(30, rngs=rngs)
+
+
+def test_whole_networks_of_a_state_and_of_dicts_are_the_same_file(path, tmp_path):
+    model = nnx.eval_shape(lambda: Normalised(nnx.Rngs(0)))
+    like = nnx.state(model)
+    state = jax.tree.map(lambda leaf: sparse(leaf.shape), like)
+    pack(state, path)
+    pack(nnx.to_pure_dict(state), tmp_path / "dicts")
+    assert path.read_bytes() == (tmp_path / "dicts").read_bytes()
+    assert set(safetensors.load_file(path)) > {"norm/scale", "norm/mean", "norm/var"}
+    nnx.update(model, unpack(path, like=like))
+    assert_same(jax.tree.leaves(nnx.state(model)), jax.tree.leaves(state))
+
+
 def test_arrays_that_are_split_over_devices(path):
     mesh = jax.make_mesh((4, 2), ("a", "b"), devices=jax.devices("cpu"))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("b", "a"))
@@ -165,6 +198,15 @@ def test_arrays_that_are_split_over_devices(path):
     with jax.set_mesh(mesh):
         pack(jax.device_put(params, sharding), path)
     assert_same(unpack(path), params)
+
+
+def test_memory_is_that_of_the_largest_leaf(path, peak_of):
+    """Of leaves that are split over devices, of which NumPy's own copies would stay."""
+    mesh = jax.make_mesh((8,), ("a",), devices=jax.devices("cpu"))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+    leaf = sparse((512, 512))
+    params = [jax.device_put(leaf, rows) for _ in range(24)]
+    assert peak_of(pack, params, path) < 4 * leaf.nbytes
 
 
 def test_other_layouts_and_byte_orders_give_the_same_values(path):
@@ -280,6 +322,7 @@ def test_damaged_header_is_a_packing_error_or_harmless(path, content, data):
     ("tensors", "metadata"),
     [
         ({}, None),
+        ({"a": np.ones(2, "f4")}, None),
         ({}, {"format": "pt"}),
         ({}, {"format": "optax_grda.packing/1"}),
         ({}, {"leaves": "["}),
@@ -312,39 +355,147 @@ def test_file_whose_parts_do_not_fit_is_a_packing_error(path, tensors, metadata)
         unpack(path)
 
 
-def test_file_is_read_without_jax_and_ml_dtypes(path):
-    """By this one source file, on NumPy and safetensors alone."""
-    code = """
-import importlib.util, sys
-for name in ("jax", "optax", "ml_dtypes"):
-    sys.modules[name] = None
-spec = importlib.util.spec_from_file_location("packing", sys.argv[1])
-packing = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(packing)
-try:
-    print(packing.unpack(sys.argv[2])["kernel"].sum())
-except ImportError as error:
-    print(error)
-"""
-
-    def read_alone():
-        source = sys.modules["optax_grda.packing"].__file__
-        return subprocess.run(
-            [sys.executable, "-c", code, source, path],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    pack({"kernel": np.eye(50)}, path)
-    assert read_alone() == "50.0"
-    pack(PACKED, path)
-    assert read_alone() == "half is of dtype bfloat16: install ml_dtypes to unpack it"
+# From the shell.
 
 
-def test_missing_safetensors_is_named_with_the_extra(path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"pip install 'optax-grda\[safetensors\]'"):
-        pack(np.ones(1), path)
-    with pytest.raises(ImportError, match=r"pip install 'optax-grda\[safetensors\]'"):
-        unpack(pathlib.Path("any"))
+DENSE = {
+    "layers/0/kernel": sparse((200, 30)),
+    "layers/0/bias": np.ones(30, np.float32),
+    "count": np.array(7, np.int32),
+    "empty": np.zeros((0, 3), np.float64),
+}
+NAMES = {"safetensors": safetensors.save_file, "npz": lambda a, p: np.savez(p, **a)}
+
+
+def load(path):
+    return dict(np.load(path)) if path.suffix == ".npz" else safetensors.load_file(path)
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "out.npz"])
+@pytest.mark.parametrize("kind", NAMES)
+def test_dense_files_are_packed_and_come_back(kind, output, tmp_path, capsys):
+    dense, back = tmp_path / f"model.{kind}", tmp_path / output
+    NAMES[kind](DENSE, dense)
+    main(["pack", str(dense)])
+    packed = tmp_path / "model.packed.safetensors"
+    assert_same(unpack(packed, like=DENSE), DENSE)
+    sizes = (dense.stat().st_size, packed.stat().st_size)
+    assert sizes[1] < sizes[0] / 2
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: {size:,} bytes"
+        for file, size in zip((dense, packed), sizes, strict=True)
+    ]
+    main(["unpack", str(packed), str(back)])
+    assert_same(load(back), load(dense))
+    main(["unpack", str(packed)])
+    assert_same(load(tmp_path / "model.dense.safetensors"), DENSE)
+
+
+def test_dtypes_that_a_kind_of_file_lacks_are_named(tmp_path, capsys):
+    packed = str(tmp_path / "model.packed.safetensors")
+    for leaf, suffix, message in (
+        (
+            np.ones(3, ml_dtypes.bfloat16),
+            "npz",
+            "must be a .safetensors .* bfloat16 at a",
+        ),
+        (np.ones(3, np.complex64), "safetensors", "must be an .npz .* complex64 at a"),
+        (np.ones(3), "pt", r"must end in .safetensors or .npz, got .*\.pt"),
+    ):
+        pack({"a": leaf}, packed)
+        assert fails(
+            ["unpack", packed, str(tmp_path / f"out.{suffix}")], capsys, message
+        )
+    assert [file.name for file in tmp_path.iterdir()] == ["model.packed.safetensors"]
+
+
+def fails(arguments, capsys, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return stopped.value.code == 1 and re.search(message, capsys.readouterr().err)
+
+
+def test_bfloat16_passes_through_safetensors(tmp_path):
+    leaves = {"a": sparse(3000, dtype=ml_dtypes.bfloat16)}
+    safetensors.save_file(leaves, tmp_path / "a.safetensors")
+    main(["pack", str(tmp_path / "a.safetensors")])
+    main(["unpack", str(tmp_path / "a.packed.safetensors")])
+    assert_same(load(tmp_path / "a.dense.safetensors"), leaves)
+
+
+@pytest.mark.parametrize("kind", ["packed", "dense", "npz"])
+def test_show_has_a_line_for_every_leaf_of_any_file(kind, path, tmp_path, capsys):
+    """14 of 1,024 entries are no zeros: they take 56 bytes, the bits 128."""
+    kernel = np.zeros((32, 32), np.float32)
+    kernel[3, :14] = 1
+    params = {"kernel": kernel, "scale": np.array(2, np.float32)}
+    if kind == "packed":
+        pack(params, path)
+    else:
+        path = tmp_path / f"file.{kind}"
+        NAMES["npz" if kind == "npz" else "safetensors"](params, path)
+    main(["show", str(path)])
+    assert capsys.readouterr().out.splitlines() == [
+        "leaf    shape    dtype     zeros  dense  packed",
+        "kernel  32 x 32  float32  98.63%  4,096     184",
+        "scale   scalar   float32   0.00%      4       4",
+        "total                     98.54%  4,100     188",
+    ]
+
+
+def test_files_are_read_and_written_leaf_by_leaf(tmp_path, peak_of, capsys):
+    leaf = sparse((512, 512))
+    dense = tmp_path / "model.safetensors"
+    safetensors.save_file({str(n): leaf for n in range(24)}, dense)
+    packed = str(tmp_path / "model.packed.safetensors")
+    for arguments in (
+        ["pack", str(dense)],
+        ["unpack", packed],
+        ["unpack", packed, str(tmp_path / "model.npz")],
+        ["pack", str(tmp_path / "model.npz")],
+        ["show", packed],
+    ):
+        assert peak_of(main, arguments) < 4 * leaf.nbytes, arguments
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "message"),
+    [
+        ("pack", b"no file of arrays", "model.safetensors is damaged, or no dense "),
+        ("pack", b"PK\3\4 no archive", "model.safetensors is damaged, or no dense "),
+        ("unpack", b"", "model.safetensors is damaged, or no packed file: "),
+        ("show", b"", "model.safetensors is damaged, or no such file: "),
+        ("show", None, "No such file or directory: .*model.safetensors"),
+    ],
+)
+def test_what_is_no_file_of_arrays_is_named(
+    command, content, message, tmp_path, capsys
+):
+    path = tmp_path / "model.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    assert fails(
+        [command, str(path)], capsys, f"python -m optax_grda.packing: .*{message}"
+    )
+    assert len(list(tmp_path.iterdir())) == (content is not None)
+
+
+def test_a_file_is_packed_once_and_a_dense_one_cannot_be_unpacked(tmp_path, capsys):
+    safetensors.save_file(DENSE, tmp_path / "dense")
+    pack(DENSE, tmp_path / "packed")
+    assert fails(["pack", str(tmp_path / "packed")], capsys, ": it is packed$")
+    assert fails(["unpack", str(tmp_path / "dense")], capsys, ": it is not packed$")
+
+
+def test_damage_met_half_way_leaves_the_older_output(tmp_path, capsys):
+    packed, output = tmp_path / "packed", tmp_path / "out.npz"
+    pack({"a": sparse(3000), "b": sparse(3000)}, packed)
+    tensors = safetensors.load_file(packed)
+    with open(packed, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    tensors["b:mask"] = tensors["b:mask"][:-1]
+    safetensors.save_file(tensors, packed, header["__metadata__"])
+    output.write_bytes(b"an older one")
+    assert fails(["unpack", str(packed), str(output)], capsys, "the mask of b does not")
+    assert output.read_bytes() == b"an older one"
+    assert sorted(tmp_path.iterdir()) == [output, packed]
