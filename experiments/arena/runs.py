@@ -63,8 +63,9 @@ def train(
             dense = _programs(network.dense(), METHODS["momentum"], dataset)
             pace = np.full_like(columns["pace"], network.paces[len(network.paces) // 2])
             before = columns | {"pace": pace}
-            trained = dense.fit(before, dense.init(before))
-            state = program.start(columns, trained)
+            fresh = dense.init(before)
+            dense.compile(before, fresh)
+            state = program.start(columns, dense.fit(before, fresh))
         program.compile(columns, state)
         start = time.perf_counter()
         state = jax.block_until_ready(program.fit(columns, state))
@@ -110,7 +111,7 @@ class _Program:
     def compile(self, columns: Columns, state: TrainState) -> None:
         """Compiles what `fit` needs, so that its time is that of training."""
         if not self._alone:
-            self._train = self._train.lower(columns, state).compile()
+            self._compiled = self._train.lower(columns, state).compile()
             return
         copy = jax.tree.map(jnp.copy, state)  # donated
         size, images = self._network.batch_size, self._dataset.num_examples
@@ -121,7 +122,7 @@ class _Program:
         """Trains for all epochs. The state is donated."""
         for epoch in range(self._network.epochs):
             if not self._alone:
-                state = self._train(columns, state)
+                state = self._compiled(columns, state)
                 continue
             order = np.asarray(self._order(state.key, epoch))
             for batch in self._dataset.batches(order, self._network.batch_size):

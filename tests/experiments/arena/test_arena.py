@@ -87,6 +87,8 @@ def test_a_run_alone_gives_what_it_gives_beside_others(monkeypatch):
     dataset = load(network, None, None)
     settings = [Setting(0.2, 0.8, 0.0, seed) for seed in (0, 1)]
     together = runs.train(network, METHODS["dial-power3"], dataset, settings)
+    (again,) = runs.train(network, METHODS["dial-power3"], dataset, settings[:1])
+    assert again["train_loss"] == pytest.approx(together[0]["train_loss"], rel=1e-3)
     monkeypatch.setattr(runs, "SMALL", 0)
     runs._programs.cache_clear()
     alone = runs.train(network, METHODS["dial-power3"], dataset, settings)
