@@ -1,11 +1,12 @@
-"""One table for a person: what the zeros of a network are good for, on this machine.
+"""What the zeros of a network are good for, on this machine: sizes and latencies.
 
-    python -m experiments.card RUN [RUN ...] [--output DIRECTORY]
+    python -m experiments.card RUN [--dense RUN] [--output DIRECTORY]
+    python -m experiments.card FILE --network vgg16 --dataset cifar10.npz
 
-For a run of gRDA (the first among the directories) and its SGD twin: test accuracy,
-sizes, multiply-adds and latency of the dense network, the sparse one, and that without
-the units that cannot matter, in JAX and in ONNX Runtime. Writes card.json and the
-networks themselves, packed safetensors and ONNX files, to a directory.
+Of a run directory, or a packed or safetensors file: test accuracy, sizes,
+multiply-adds, and latency at batch 1 and 32 in JAX, ONNX Runtime and MNN; of the
+network as it is, dense, and without the units that cannot matter. Writes card.json and
+the networks themselves, packed, as ONNX and as MNN files, to a directory.
 """
 
 from experiments import analyses

@@ -98,7 +98,9 @@ def main(options: Options) -> Path:
         kernels[config.method.name] = first_kernel(trained.state.params)
     np.savez(directory / "weights.npz", **kernels)
     analyses.show("runs", analyses.read("runs", [directory]), directory)
-    places = directory, analyses.run(Card((directory,), output=directory / "card"))
+    *_, dense, sparse = (f"{c.method.name}-0" for c in options.configs)
+    card = Card(directory / sparse, directory / dense, output=directory / "card")
+    places = directory, analyses.run(card)
     path = report.write_report(places, directory / "report.html")
     console.print(f"To look at them, open {path}", highlight=False)
     return directory

@@ -20,7 +20,11 @@ Rows = list[dict[str, Any]]
 # "configurations", by what they are of; "environments", where it was measured.
 Found = dict[str, Any]
 
-RUNS = ("sgd", "grda")  # fields of rows that name a run, by the path of its directory
+RUNS = (
+    "sgd",
+    "grda",
+    "run",
+)  # fields of rows that name a run, by the path of its directory
 
 
 def write(options: Any) -> Path:

@@ -1,14 +1,16 @@
 """What the zeros of a network are good for, on this machine, for a person.
 
-All networks are timed in turn, so that none finds the caches as it left them.
+All networks are timed in turn, in all runtimes, so that none finds the caches as it
+left them.
 """
 
 import functools
+import gzip
 import importlib.util
-import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,75 +18,138 @@ import safetensors.numpy
 from flax import nnx
 
 from experiments.analyses._files import Found, Rows
-from experiments.analyses._show import Cells, Section
+from experiments.analyses._show import Cells, Section, listed
 from experiments.analyses.options import Card
 from experiments.analyses.timing import interleaved
-from experiments.training.runs import Pair, find_pairs
-from models.export.cost import cost
+from experiments.training import data
+from experiments.training.config import Config, Sgd
+from experiments.training.errors import UserError
+from experiments.training.runs import Run
+from experiments.training.trainer import make_trainer
+from models.export.cost import cost, nonzero_multiply_adds
 from models.export.shrink import shrink
+from models.export.to_mnn import load_mnn, to_mnn
 from models.export.to_onnx import to_onnx
 from optax_grda import sparsity_report
-from optax_grda.packing import pack
+from optax_grda.packing import pack, unpack
 
 Predict = Callable[[np.ndarray], Any]  # normalised images to logits
 Row = dict[str, Any]
-KEYS = {"rows": ("grda", "network", "runtime")}
-NAMES = {"sgd": "SGD", "grda": "gRDA", "grda-shrunk": "gRDA, shrunk"}
-ONNX = "ONNX Runtime"
+KEYS = {
+    "sizes": ("run", "network"),
+    "latencies": ("run", "network", "runtime", "threads", "batch"),
+}
+NETWORKS = ("dense", "sparse", "shrunk")
+JAX, ONNX, MNN = "JAX", "ONNX Runtime", "MNN"
 BATCHES = (1, 32)  # whose latency is measured
+THREADS = (1, 2)  # of ONNX Runtime and MNN; JAX takes all that there are
 LARGEST = 500  # images at once where accuracy is
+COMPARED = 64  # images whose logits are compared
+
+
+class Subject(NamedTuple):
+    """A network with its weights, and images to test it on."""
+
+    about: Row  # what rows say of it
+    network: nnx.Module
+    images: np.ndarray  # normalised, (n, height, width, channels)
+    labels: np.ndarray  # (n,)
 
 
 def parts(options: Card) -> list[Callable[[Path], dict[str, Rows]]]:
-    """One part, for the first pair."""
-    pair = find_pairs(options.runs, options.data_dir)[0]
-    return [functools.partial(measure, pair, options.rounds)]
+    """One part."""
+    return [functools.partial(measure, options)]
 
 
-def measure(pair: Pair, rounds: int, directory: Path) -> dict[str, Rows]:
-    """A row a network and runtime; writes the networks' files to the directory.
+def measure(options: Card, directory: Path) -> dict[str, Rows]:
+    """What each network weighs and takes; writes their files to the directory.
 
-    Without jax2onnx and onnxruntime, there are no rows of ONNX Runtime.
+    Without jax2onnx and onnxruntime there are no rows of ONNX Runtime and MNN, without
+    MNN none of that.
     """
-    task = pair.grda.task
-    images, labels = np.asarray(task.trainer.normalised(task.test[0])), task.test[1]
-    dense, sparse = (
-        task.trainer.network(state.params, state.batch_stats)
-        for state in pair.states(pair.epochs[-1])
-    )
-    small = shrink(sparse, images.shape[1:])
-    networks = {"sgd": dense, "grda": sparse, "grda-shrunk": small}
-    rows, predicts = {}, {}
-    for name, network in networks.items():
-        rows[name, "JAX"] = sizes(network, images.shape[1:], directory / name)
-        predicts[name, "JAX"] = in_jax(network)
-    for name in ("sgd", "grda-shrunk"):  # zeros alone save nothing there
-        if has_onnx():
-            path = directory / f"{name}.onnx"
-            predicts[name, ONNX] = in_onnx(networks[name], images.shape[1:], path)
-            there = {"file_bytes": path.stat().st_size, "packed_bytes": None}
-            rows[name, ONNX] = rows[name, "JAX"] | there
-    logits = {key: in_batches(predict, images) for key, predict in predicts.items()}
-    for (name, runtime), row in rows.items():
-        found = logits[name, runtime]
-        reference = logits["sgd" if name == "sgd" else "grda", "JAX"]
-        row["test_accuracy"] = float(np.mean(found.argmax(1) == labels))
-        row["largest_difference"] = float(np.abs(found - reference).max())
-    for batch in BATCHES:
-        some = np.resize(images, (batch, *images.shape[1:]))
-        calls = {key: functools.partial(predicts[key], some) for key in predicts}
-        for key, seconds in interleaved(calls, rounds).items():
-            rows[key][f"seconds_{batch}"] = float(np.median(seconds))
-    about = pair.describe()
-    return {
-        "rows": [
-            about | {"network": name, "runtime": runtime} | row
-            for (name, runtime), row in rows.items()
-        ]
+    sparse = subject(options.run, options)
+    image_shape = sparse.images.shape[1:]
+    networks = {
+        "dense": filled(sparse.network),
+        "sparse": sparse.network,
+        "shrunk": shrink(sparse.network, image_shape),
     }
+    if options.dense is not None:
+        networks["dense"] = subject(options.dense, options).network
+    predicts: dict[tuple[str, str, int], Predict] = {}
+    sizes = []
+    for name, network in networks.items():
+        # A network with its zeros filled is wrong, and shrinking changes no logits.
+        tested = name == "sparse" or (name == "dense" and options.dense is not None)
+        predict = predicts[name, JAX, os.cpu_count() or 1] = in_jax(network)
+        row = weigh(network, image_shape, directory / name)
+        row["test_accuracy"] = accuracy(predict, sparse) if tested else None
+        sizes.append(sparse.about | {"network": name} | row)
+        for runtime, threads, found in exported(network, image_shape, directory / name):
+            predicts[name, runtime, threads] = found
+    return {"sizes": sizes, "latencies": latencies(sparse, predicts, options.rounds)}
 
 
-def sizes(network: nnx.Module, image_shape: tuple[int, ...], path: Path) -> Row:
+def subject(path: Path, options: Card) -> Subject:
+    """The network of a run directory, or of a file.
+
+    Raises:
+      UserError: if it is a file, and options do not say of which network and data set.
+    """
+    if path.is_dir():
+        run = Run(path, options.data_dir)
+        state, trainer, test = run.state(), run.task.trainer, run.task.test
+        whole = {"params": state.params, "batch_stats": state.batch_stats}
+        model, label = run.config.model, f"{run.config.method.label}, seed "
+        dataset, label = run.config.dataset, f"{label}{run.config.seed}"
+    else:
+        if not options.network or not options.dataset:
+            raise UserError(
+                "network and dataset must be given where run is a file, got "
+                f"{options.network!r} and {options.dataset!r} for {path}"
+            )
+        model, dataset, label = options.network, options.dataset, path.name
+        loaded = data.load(dataset, options.data_dir)
+        config = Config(model=model, dataset=dataset, method=Sgd())
+        trainer = make_trainer(config, loaded.num_classes, loaded.num_examples)
+        test = loaded.test_images, loaded.test_labels
+        shapes = jax.eval_shape(trainer.init, 0)
+        whole = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+        try:
+            if "params" in unpack(path):
+                whole = unpack(path, like=whole)
+            else:  # of the parameters alone
+                whole["params"] = unpack(path, like=whole["params"])
+        except ValueError as error:
+            raise UserError(f"run must be a file of {model}: {error}") from error
+        if not all(isinstance(x, np.ndarray) for x in jax.tree.leaves(whole)):
+            raise UserError(f"run must hold BatchNorm's statistics too: {path}")
+    return Subject(
+        {
+            "run": str(path.resolve()),
+            "label": label,
+            "model": model,
+            "dataset": Path(dataset).stem,
+        },
+        trainer.network(whole["params"], whole["batch_stats"]),
+        np.asarray(trainer.normalised(test[0])),
+        np.asarray(test[1]),
+    )
+
+
+def filled(network: nnx.Module) -> nnx.Module:
+    """The network with small random numbers where its weights are zero."""
+    graph, state = nnx.split(network)
+    rng = np.random.default_rng(0)
+
+    def fill(weight):
+        noise = 1e-3 * rng.standard_normal(weight.shape, np.float32)
+        return jax.numpy.where(weight == 0, noise.astype(weight.dtype), weight)
+
+    return nnx.merge(graph, jax.tree.map(fill, state))
+
+
+def weigh(network: nnx.Module, image_shape: tuple[int, ...], path: Path) -> Row:
     """What a network weighs; writes it, BatchNorm's statistics too, packed to PATH."""
     params, batch_stats = (
         jax.device_get(nnx.to_pure_dict(nnx.state(network, kind)))
@@ -101,8 +166,27 @@ def sizes(network: nnx.Module, image_shape: tuple[int, ...], path: Path) -> Row:
         "nonzeros": report.nonzero,
         "file_bytes": len(safetensors.numpy.save(arrays)),
         "packed_bytes": packed.stat().st_size,
+        "compressed_bytes": len(gzip.compress(packed.read_bytes())),
         "multiply_adds": cost(network, image_shape).multiply_adds,
+        "nonzero_multiply_adds": nonzero_multiply_adds(network, image_shape),
     }
+
+
+def exported(
+    network: nnx.Module, image_shape: tuple[int, ...], path: Path
+) -> Iterator[tuple[str, int, Predict]]:
+    """Writes PATH.onnx and PATH.mnn, and yields what runs them with some threads."""
+    if not all(map(importlib.util.find_spec, ("jax2onnx", "onnxruntime"))):
+        return
+    onnx, mnn = path.with_suffix(".onnx"), path.with_suffix(".mnn")
+    to_onnx(network, onnx, image_shape)
+    has_mnn = importlib.util.find_spec("MNN") is not None
+    if has_mnn:
+        to_mnn(onnx, mnn)
+    for threads in THREADS:
+        yield ONNX, threads, in_onnx(onnx, threads)
+        if has_mnn:
+            yield MNN, threads, load_mnn(mnn, threads)
 
 
 def in_jax(network: nnx.Module) -> Predict:
@@ -110,103 +194,162 @@ def in_jax(network: nnx.Module) -> Predict:
     return functools.partial(_evaluate, *nnx.split(network))
 
 
-def has_onnx() -> bool:
-    """Whether the extra `onnx` is installed."""
-    return all(map(importlib.util.find_spec, ("jax2onnx", "onnxruntime")))
-
-
-def in_onnx(network: nnx.Module, image_shape: tuple[int, ...], path: Path) -> Predict:
-    """Writes an ONNX file, and runs it on the CPU with as many threads as there are."""
+def in_onnx(path: Path, threads: int) -> Predict:
+    """An ONNX file on the CPU."""
     import onnxruntime
 
-    to_onnx(network, path, image_shape)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
     return lambda images: session.run(["logits"], {"images": images})[0]
 
 
-def in_batches(predict: Predict, images: np.ndarray) -> np.ndarray:
-    """The logits of all images, (images, classes)."""
-    starts = range(0, len(images), LARGEST)
-    return np.concatenate([predict(images[i : i + LARGEST]) for i in starts])
+def accuracy(predict: Predict, subject: Subject) -> float:
+    """On all test images."""
+    starts = range(0, len(subject.images), LARGEST)
+    logits = [predict(subject.images[i : i + LARGEST]) for i in starts]
+    return float(np.mean(np.concatenate(logits).argmax(1) == subject.labels))
 
 
-def by_run(rows: Rows) -> list[tuple[str, Rows]]:
+def latencies(
+    subject: Subject, predicts: dict[tuple[str, str, int], Predict], rounds: int
+) -> Rows:
+    """The time of each network in each runtime, all in turn, and how logits differ."""
+    some = subject.images[:COMPARED]
+    logits = {key: np.asarray(predict(some)) for key, predict in predicts.items()}
+    exact = {name: x for (name, runtime, _), x in logits.items() if runtime == JAX}
+    rows = []
+    for batch in BATCHES:
+        images = np.resize(some, (batch, *some.shape[1:]))
+        calls = {key: functools.partial(predicts[key], images) for key in predicts}
+        for key, seconds in interleaved(calls, rounds).items():
+            name, runtime, threads = key
+            # Shrinking must not change logits either.
+            reference = exact["sparse" if name == "shrunk" else name]
+            rows.append(
+                subject.about
+                | {
+                    "network": name,
+                    "runtime": runtime,
+                    "threads": threads,
+                    "batch": batch,
+                    "seconds_min": float(seconds.min()),
+                    "seconds_median": float(np.median(seconds)),
+                    "largest_difference": float(np.abs(logits[key] - reference).max()),
+                }
+            )
+    return rows
+
+
+def by_run(found: Found) -> list[tuple[str, Rows, Rows]]:
     """Whose each card is, and its rows."""
-    cards: dict[tuple[str, str], Rows] = {}
-    for row in rows:
-        whose = f"{row['label']}, seed {row['seed']}"
-        cards.setdefault((row["grda"], whose), []).append(row)
-    return [(whose, rows) for (_, whose), rows in cards.items()]
+    runs = dict.fromkeys((row["run"], row["label"]) for row in found["sizes"])
+    return [
+        (label, *([r for r in found[kind] if r["run"] == run] for kind in KEYS))
+        for run, label in runs
+    ]
 
 
 def sentence(found: Found) -> str:
     """What the tables show."""
-    cards = by_run(found["rows"])
-    return " ".join(f"{whose}: {verdict(rows)}" for whose, rows in cards)
+    return " ".join(
+        f"{label}: {verdict(sizes, times)}" for label, sizes, times in by_run(found)
+    )
 
 
 def sections(found: Found) -> Iterator[Section]:
-    """A table a card."""
-    for whose, rows in by_run(found["rows"]):
+    """A table of sizes and one of latencies a card."""
+    for label, sizes, times in by_run(found):
         yield Section(
-            f"What the zeros are good for: {whose}",
-            "Latencies are medians, of all networks taken in turn.",
-            table=table(rows),
+            f"What the zeros are good for: {label}",
+            "Shrunk is the network without the units that cannot matter. Where no "
+            "dense run was given, dense is the network with its zeros filled.",
+            table=size_table(sizes),
+        )
+        yield Section(
+            f"Latency: {label}",
+            "Milliseconds, minimum/median, of all networks taken in turn. JAX and "
+            "ONNX Runtime multiply by zeros; MNN's sparse kernels skip them.",
+            table=latency_table(times),
         )
 
 
-def table(rows: Rows) -> Cells:
-    """A column a network and runtime, in units for people."""
+def size_table(rows: Rows) -> Cells:
+    """A column a network, in units for people."""
     units = {
         "test accuracy, %": ("test_accuracy", 100, "{:.2f}"),
         "parameters": ("parameters", 1, "{:,}"),
         "nonzeros": ("nonzeros", 1, "{:,}"),
         "file, kB": ("file_bytes", 1e-3, "{:,.1f}"),
         "packed, kB": ("packed_bytes", 1e-3, "{:,.1f}"),
+        "packed and compressed, kB": ("compressed_bytes", 1e-3, "{:,.1f}"),
         "multiply-adds": ("multiply_adds", 1, "{:,}"),
-        **{f"ms, batch {b}": (f"seconds_{b}", 1e3, "{:.3f}") for b in BATCHES},
-        "logits differ by": ("largest_difference", 1, "{:.0e}"),
+        "of nonzeros": ("nonzero_multiply_adds", 1, "{:,}"),
     }
-
-    def header(row):
-        runtime = f", {row['runtime']}" * (row["runtime"] != "JAX")
-        return NAMES[row["network"]] + runtime
 
     def cell(value, scale, form):
         return "" if value is None else form.format(scale * value)
 
     return [
-        {"": label} | {header(row): cell(row[name], *form) for row in rows}
+        {"": label} | {row["network"]: cell(row[name], *form) for row in rows}
         for label, (name, *form) in units.items()
     ]
 
 
-def verdict(rows: Rows) -> str:
-    """What the table of a card shows, in two sentences."""
-    found = {(row["network"], row["runtime"]): row for row in rows}
-    dense, sparse, shrunk = (found[name, "JAX"] for name in NAMES)
+def latency_table(rows: Rows) -> Cells:
+    """A row a runtime, number of threads and batch; a column a network."""
+    cells: dict[tuple, dict[str, str]] = {}
+    for row in rows:
+        place = (row["batch"], row["runtime"], row["threads"])
+        heads = {"batch": str(place[0]), "runtime": place[1], "threads": str(place[2])}
+        low, median = 1e3 * row["seconds_min"], 1e3 * row["seconds_median"]
+        mine = cells.setdefault(place, heads)
+        mine[row["network"]] = f"{low:.3f}/{median:.3f}"
+        if row["network"] == "sparse":
+            mine["logits differ by"] = f"{row['largest_difference']:.0e}"
+    return list(cells.values())
 
-    def ratio(before: float, after: float) -> str:
-        # Of a network that died, nothing is left to multiply.
-        return f"{before / after if after else math.inf:.1f}"
 
-    def speedups(runtime: str) -> str:
-        before, after = found["sgd", runtime], found["grda-shrunk", runtime]
-        times = [f"seconds_{batch}" for batch in BATCHES]
-        return " and ".join(ratio(before[time], after[time]) for time in times)
-
-    there = f" ({speedups(ONNX)} times in {ONNX})" if ("sgd", ONNX) in found else ""
-    return (
-        f"{1 - sparse['nonzeros'] / sparse['parameters']:.1%} of the weights are zero, "
-        f"at {sparse['test_accuracy']:.1%} test accuracy (SGD "
-        f"{dense['test_accuracy']:.1%}), and the packed file is smaller by a factor of "
-        f"{ratio(dense['file_bytes'], sparse['packed_bytes'])}. Without the units that "
-        "cannot matter, parameters are fewer by a factor of "
-        f"{ratio(dense['parameters'], shrunk['parameters'])}, multiply-adds by "
-        f"{ratio(dense['multiply_adds'], shrunk['multiply_adds'])}, and the network is "
-        f"{speedups('JAX')} times as fast at batch {' and '.join(map(str, BATCHES))}"
-        f"{there}."
+def verdict(sizes: Rows, times: Rows) -> str:
+    """What the tables of a card show."""
+    dense, sparse, shrunk = (
+        next(row for row in sizes if row["network"] == name) for name in NETWORKS
     )
+    there = ""
+    if dense["test_accuracy"] is not None:
+        there = f" (dense {dense['test_accuracy']:.1%})"
+    factors = [
+        _factor(dense["file_bytes"], sparse[name])
+        for name in ("packed_bytes", "compressed_bytes")
+    ]
+    text = (
+        f"{1 - sparse['nonzeros'] / sparse['parameters']:.1%} of the weights are zero, "
+        f"at {sparse['test_accuracy']:.1%} test accuracy{there}. The packed file is "
+        f"smaller by a factor of {factors[0]}, compressed by {factors[1]}; "
+        "without the units that cannot matter, parameters are fewer by a factor of "
+        f"{_factor(dense['parameters'], shrunk['parameters'])}, multiply-adds by "
+        f"{_factor(dense['multiply_adds'], shrunk['multiply_adds'])}."
+    )
+    clauses = []
+    for batch in BATCHES:
+        alone = [r for r in times if r["batch"] == batch and r["threads"] == THREADS[0]]
+        before = [r["seconds_median"] for r in alone if r["network"] == "dense"]
+        after = [r["seconds_median"] for r in alone if r["network"] != "dense"]
+        if MNN in {r["runtime"] for r in alone}:
+            clauses.append(f"{_factor(min(before), min(after))} at batch {batch}")
+    if clauses:
+        text += (
+            " On one thread, the best time of the sparse network is shorter than that "
+            f"of the dense one by a factor of {listed(clauses)}."
+        )
+    return text
+
+
+def _factor(before: float, after: float) -> str:
+    # Of a network that died, nothing is left to multiply.
+    return f"{before / after:.1f}" if after else "inf"
 
 
 @functools.partial(jax.jit, static_argnums=0)

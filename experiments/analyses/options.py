@@ -21,7 +21,7 @@ class Places:
 
     def asked(self) -> dict[str, Any]:
         """The options that change what is found."""
-        places = {field.name for field in dataclasses.fields(OfRuns)}
+        places = {"runs", "run", "dense", "data_dir", "output"}
         fields = dataclasses.asdict(self)
         return {name: fields[name] for name in fields if name not in places}
 
@@ -99,11 +99,19 @@ class Prune(OfRuns):
 
 
 @dataclasses.dataclass(frozen=True)
-class Card(OfRuns):
+class Card(Places):
     """Measures what a sparse network saves."""
 
     name: ClassVar[str] = "card"
 
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or a packed or plain safetensors file."""
+    dense: Path | None = None
+    """The run directory or file of a dense network to compare with."""
+    network: str | None = None
+    """Of a file: the name of its network."""
+    dataset: str | None = None
+    """Of a file: the data set whose images test it; a name, or the path of an .npz."""
     rounds: int = 200
     """Times that every latency is measured."""
 
