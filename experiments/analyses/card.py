@@ -112,7 +112,7 @@ def subject(path: Path, options: Card) -> Subject:
         loaded = data.load(dataset, options.data_dir)
         config = Config(model=model, dataset=dataset, method=Sgd())
         trainer = make_trainer(config, loaded.num_classes, loaded.num_examples)
-        test = loaded.test_images, loaded.test_labels
+        test = jax.device_put((loaded.test_images, loaded.test_labels))
         shapes = jax.eval_shape(trainer.init, 0)
         whole = {"params": shapes.params, "batch_stats": shapes.batch_stats}
         try:

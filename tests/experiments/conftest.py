@@ -52,7 +52,7 @@ def demo_run(shared_directory):
                 patch.setenv("COLUMNS", "140")
                 patch.setattr("sys.stdout", printed)
                 # ONNX's packages take seconds to load.
-                patch.setattr("experiments.analyses.card.has_onnx", lambda: False)
+                patch.setattr("experiments.analyses.card.exported", lambda *_: ())
                 options = compare.Options(seeds=2, checkpoint_every=30, output=output)
                 assert compare.main(options) == output
             (shared_directory / "printed.txt").write_text(printed.text)

@@ -1,123 +1,187 @@
 """Tests of card: what is measured of a network, and the files it leaves."""
 
+import gzip
 import json
-import math
 
 import jax
 import numpy as np
-import onnx
 import pytest
-from onnx import helper
+import safetensors.numpy
 
 from experiments.analyses import card
-from optax_grda.packing import unpack
+from experiments.analyses.options import Card
+from experiments.training.errors import UserError
+from models.export.cost import nonzero_multiply_adds
+from optax_grda.packing import pack, unpack
 
 
 @pytest.fixture(scope="module")
 def measured(convolutional, tmp_path_factory):
-    """The rows of a card by network and runtime, and the directory of its files.
-
-    The network has BatchNorm. In place of jax2onnx, which takes long to load, a sum
-    over the pixels stands for every network.
-    """
-
-    def to_onnx(network, path, image_shape):
-        images, logits = (
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, *shape])
-            for name, shape in (("images", image_shape), ("logits", (4,)))
-        )
-        weights = np.ones((math.prod(image_shape), 4), np.float32)
-        nodes = [
-            helper.make_node("Flatten", ["images"], ["pixels"]),
-            helper.make_node("MatMul", ["pixels", "weights"], ["logits"]),
-        ]
-        constants = [onnx.numpy_helper.from_array(weights, "weights")]
-        graph = helper.make_graph(nodes, "sum", [images], [logits], constants)
-        opsets = [helper.make_opsetid("", 13)]
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-
+    """The sizes and latencies of a network with BatchNorm, and its files; JAX alone."""
     directory = tmp_path_factory.mktemp("card")
+    options = Card(convolutional.grda.directory, rounds=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card, "to_onnx", to_onnx)
-        rows = card.measure(convolutional, 2, directory)["rows"]
-    return {(row["network"], row["runtime"]): row for row in rows}, directory
+        patch.setattr(card, "exported", lambda *_: ())
+        found = card.measure(options, directory)
+    return found, directory
 
 
-def test_a_card_measures_the_networks_whose_files_it_writes(measured):
-    rows, directory = measured
-    names = ("sgd", "grda", "grda-shrunk")
-    dense, sparse, shrunk = (rows[name, "JAX"] for name in names)
-    assert shrunk["parameters"] < sparse["parameters"] == dense["parameters"]
-    assert shrunk["multiply_adds"] < sparse["multiply_adds"]
-    assert sparse["nonzeros"] < dense["nonzeros"]
-    assert sparse["packed_bytes"] < dense["packed_bytes"]
-    for name in names:
-        assert rows[name, "JAX"]["largest_difference"] < 1e-4
-        packed = directory / f"{name}.safetensors"
-        assert rows[name, "JAX"]["packed_bytes"] == packed.stat().st_size
-
-
-def test_a_card_is_of_the_runs_final_weights(digits, carded):
-    for row, run in zip(carded.rows(), digits, strict=False):
-        ended = json.loads((run / "summary.json").read_text())
-        assert row["test_accuracy"] == pytest.approx(ended["test_accuracy"])
-        assert row["nonzeros"] == ended["sparsity_report"]["nonzero"]
-
-
-def test_a_packed_file_is_the_whole_network(measured, convolutional):
+@pytest.fixture
+def whole(convolutional):
+    """The parameters and statistics of that network."""
     state = convolutional.grda.state()
-    whole = {"params": state.params, "batch_stats": state.batch_stats}
-    assert jax.tree.leaves(state.batch_stats)
-    packed = unpack(measured[1] / "grda.safetensors", like=whole)
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def by_network(rows):
+    return {row["network"]: row for row in rows}
+
+
+def test_a_card_weighs_the_networks_whose_files_it_writes(measured, whole):
+    found, directory = measured
+    dense, sparse, shrunk = (by_network(found["sizes"])[n] for n in card.NETWORKS)
+    assert shrunk["parameters"] < sparse["parameters"] == dense["parameters"]
+    assert sparse["nonzeros"] < dense["nonzeros"] == dense["parameters"]
+    assert shrunk["multiply_adds"] < sparse["multiply_adds"] == dense["multiply_adds"]
+    assert sparse["nonzero_multiply_adds"] < dense["nonzero_multiply_adds"]
+    assert dense["nonzero_multiply_adds"] == dense["multiply_adds"]
+    for name, row in by_network(found["sizes"]).items():
+        packed = directory / f"{name}.safetensors"
+        assert row["packed_bytes"] == packed.stat().st_size
+        assert row["compressed_bytes"] == len(gzip.compress(packed.read_bytes()))
+    packed = unpack(directory / "sparse.safetensors", like=whole)
     jax.tree.map(np.testing.assert_array_equal, packed, whole)
 
 
-def test_onnx_runtime_runs_the_networks_in_which_zeros_are_gone(measured):
-    rows, directory = measured
-    there = {name for name, runtime in rows if runtime == card.ONNX}
-    assert there == {"sgd", "grda-shrunk"}
-    for name in there:
-        row = rows[name, card.ONNX]
-        assert row["file_bytes"] == (directory / f"{name}.onnx").stat().st_size
-        assert row["packed_bytes"] is None
-        assert row["nonzeros"] == rows[name, "JAX"]["nonzeros"]
-        assert row["largest_difference"] > 1e-3  # a sum over the pixels
-    assert card.table(list(rows.values()))[4] == {
-        "": "packed, kB",
-        **{
-            header: f"{rows[name, 'JAX']['packed_bytes'] / 1e3:,.1f}"
-            for name, header in card.NAMES.items()
-        },
-        "SGD, ONNX Runtime": "",
-        "gRDA, shrunk, ONNX Runtime": "",
-    }
+def test_accuracy_is_measured_where_weights_are_those_of_a_run(measured):
+    found, _ = measured
+    tested = {n: r["test_accuracy"] for n, r in by_network(found["sizes"]).items()}
+    assert tested["dense"] is tested["shrunk"] is None
+    assert 0 <= tested["sparse"] <= 1
+
+
+def test_every_network_is_timed_at_every_batch(measured):
+    found, _ = measured
+    there = {(row["network"], row["batch"]) for row in found["latencies"]}
+    assert there == {(n, b) for n in card.NETWORKS for b in card.BATCHES}
+    for row in found["latencies"]:
+        assert 0 < row["seconds_min"] <= row["seconds_median"]
+        assert row["largest_difference"] < 1e-4  # of the shrunk network too
+
+
+def test_a_card_is_of_the_runs_final_weights(demo_run, carded):
+    rows = by_network(carded.found()["sizes"])
+    for network, run in (("dense", "momentum-0"), ("sparse", "target-0")):
+        ended = json.loads((demo_run / run / "summary.json").read_text())
+        assert rows[network]["test_accuracy"] == pytest.approx(ended["test_accuracy"])
+        assert rows[network]["nonzeros"] == ended["sparsity_report"]["nonzero"]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_card_takes_files(
+    convolutional, whole, tiny_vgg, tiny_images, tmp_path, packed
+):
+    path = tmp_path / "network.safetensors"
+    if packed:
+        pack(whole, path)
+    else:
+        arrays = jax.tree_util.tree_leaves_with_path(whole)
+        names = ["/".join(str(k.key) for k in keys) for keys, _ in arrays]
+        leaves = [np.asarray(leaf) for _, leaf in arrays]
+        safetensors.numpy.save_file(dict(zip(names, leaves, strict=True)), path)
+    options = Card(path, network=tiny_vgg, dataset=tiny_images)
+    found = card.subject(path, options)
+    expected = card.subject(convolutional.grda.directory, options)
+    np.testing.assert_array_equal(found.images, expected.images)
+    some = found.images[:2]
+    np.testing.assert_array_equal(found.network(some), expected.network(some))
+    assert found.about["label"] == "network.safetensors"
+
+
+def test_files_that_are_of_no_known_network_are_refused(
+    whole, tiny_vgg, tiny_images, tmp_path
+):
+    path = tmp_path / "network.safetensors"
+    pack(whole, path)
+    with pytest.raises(UserError, match="network and dataset must be given where run"):
+        card.subject(path, Card(path))
+    options = Card(path, network="digits-mlp", dataset="digits")
+    with pytest.raises(UserError, match="run must be a file of digits-mlp"):
+        card.subject(path, options)
+    pack(whole["params"], path)
+    options = Card(path, network=tiny_vgg, dataset=tiny_images)
+    with pytest.raises(UserError, match="must hold BatchNorm's statistics"):
+        card.subject(path, options)
+
+
+def test_other_runtimes_give_the_same_logits(digits, tmp_path):
+    pytest.importorskip("MNN")
+    subject = card.subject(digits[1], Card(digits[1]))
+    shape = subject.images.shape[1:]
+    logits = card.in_jax(subject.network)(subject.images[:3])
+    found = list(card.exported(subject.network, shape, tmp_path / "network"))
+    assert [(runtime, threads) for runtime, threads, _ in found] == [
+        *((card.ONNX, 1), (card.MNN, 1)),
+        *((card.ONNX, 2), (card.MNN, 2)),
+    ]
+    for _, _, predict in found:
+        np.testing.assert_allclose(
+            predict(subject.images[:3]), logits, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_multiply_adds_of_zeros_are_not_counted(convolutional):
+    run = convolutional.grda
+    state = run.state()
+    empty = jax.tree.map(np.zeros_like, state.params)
+    network = run.task.trainer.network(empty, state.batch_stats)
+    assert nonzero_multiply_adds(network, (8, 8, 3)) == 0
+
+
+def sizes(**changes):
+    """Rows of three networks, of which the sparse one has a quarter of its weights."""
+    row = dict.fromkeys(
+        ("parameters", "nonzeros", "file_bytes", "multiply_adds"), 12.0
+    ) | {"packed_bytes": 5.0, "compressed_bytes": 4.0, "test_accuracy": 0.9}
+    rows = [row | {"network": name} for name in card.NETWORKS]
+    rows[1] |= {"nonzeros": 3, "test_accuracy": 0.8}
+    rows[2] |= {"parameters": 6.0, "multiply_adds": 0}
+    return rows
 
 
 def test_a_verdict_divides_what_was_before_by_what_is_after():
-    names = ("parameters", "file_bytes", "multiply_adds", "seconds_1", "seconds_32")
-    dense = dict.fromkeys(names, 12.0) | {"network": "sgd", "test_accuracy": 0.9}
-    sparse = dense | {"network": "grda", "nonzeros": 3, "packed_bytes": 5.0}
-    shrunk = sparse | {"parameters": 6.0, "multiply_adds": 0, "seconds_32": 4.0}
-    rows = [dense, sparse, shrunk | {"network": "grda-shrunk"}]
-    in_jax = [row | {"runtime": "JAX"} for row in rows]
-    sentence = card.verdict(in_jax)
-    assert "75.0% of the weights are zero" in sentence
-    assert "packed file is smaller by a factor of 2.4." in sentence
-    assert "fewer by a factor of 2.0, multiply-adds by inf," in sentence
-    assert sentence.endswith("is 1.0 and 3.0 times as fast at batch 1 and 32.")
-    in_onnx = [row | {"runtime": card.ONNX} for row in (rows[0], rows[2])]
-    there = "at batch 1 and 32 (1.0 and 3.0 times in ONNX Runtime)."
-    assert card.verdict(in_onnx + in_jax).endswith(there)
+    text = card.verdict(sizes(), [])
+    assert text.startswith("75.0% of the weights are zero, at 80.0% test accuracy")
+    assert "(dense 90.0%)" in text
+    assert "smaller by a factor of 2.4, compressed by 3.0;" in text
+    assert text.endswith("fewer by a factor of 2.0, multiply-adds by inf.")
+
+
+def test_a_verdict_compares_the_best_times_on_one_thread():
+    times = [
+        {
+            "network": network,
+            "runtime": runtime,
+            "threads": threads,
+            "batch": batch,
+            "seconds_median": seconds,
+        }
+        for batch in card.BATCHES
+        for network, runtime, threads, seconds in (
+            *(("dense", card.ONNX, 1, 6.0), ("dense", card.MNN, 1, 8.0)),
+            *(("sparse", card.ONNX, 1, 6.0), ("sparse", card.MNN, 1, 3.0)),
+            *(("shrunk", card.MNN, 1, 4.0), ("sparse", card.MNN, 2, 0.1)),
+        )
+    ]
+    text = card.verdict(sizes(), times)
+    assert text.endswith("by a factor of 2.0 at batch 1 and 2.0 at batch 32.")
 
 
 def test_a_card_does_without_onnx(carded):
     found = carded.found()
-    assert "ONNX" not in card.sentence(found)
+    assert "On one thread" not in card.sentence(found)
     assert not list(carded.directory.glob("*.onnx"))
-    (whose,) = {row["grda"] for row in carded.rows()}
-    (section,) = card.sections(found)
-    assert (
-        section.title == "What the zeros are good for: gRDA, c = 0.05, μ = 0.6, seed 0"
-    )
-    other = [row | {"grda": whose + "-1", "seed": 1} for row in found["rows"]]
-    assert len(list(card.sections({"rows": found["rows"] + other}))) == 2
+    weights, times = card.sections(found)
+    label = "target 90 %, β = 0.9, p = 3, decay 0.0005, seed 0"
+    assert weights.title == f"What the zeros are good for: {label}"
+    assert {row["runtime"] for row in times.table} == {card.JAX}

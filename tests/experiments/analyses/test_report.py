@@ -25,10 +25,10 @@ def test_a_report_says_what_was_found_and_needs_nothing_beside_it(page, digits, 
     text, _ = page
     summary = json.loads((digits[1] / "summary.json").read_text())
     assert f"gRDA, c = 0.05, μ = 0.6 made {summary['sparsity']:.1%} of" in text
-    assert text.count("<section>") == 3 + 1 + 2 + 2 + 2 + 1
+    assert text.count("<section>") == 3 + 2 + 2 + 2 + 2 + 1
     assert text.count("data:image/svg+xml;base64,") == 2 + 0 + 2 + 2 + 2 + 1
-    assert text.count("<table>") == 2 + 1 + 1 + 1 + 1 + 1
-    assert card.verdict(carded.rows()).split(",")[0] in text
+    assert text.count("<table>") == 2 + 2 + 1 + 1 + 1 + 1
+    assert card.sentence(carded.found()).split(",")[0] in text
     assert "<summary>experiments.prune</summary>" in text  # its options
     assert "runs, card, connect, project, prune, units" in text  # all measured here
     addresses = re.findall(r'(?:src|href)="([^"]{,30})', text)
