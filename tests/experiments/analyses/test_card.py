@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from experiments.analyses import card
 from experiments.analyses.options import Card
@@ -77,18 +76,11 @@ def test_a_card_is_of_the_runs_final_weights(demo_run, carded):
         assert rows[network]["nonzeros"] == ended["sparsity_report"]["nonzero"]
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_card_takes_files(
-    convolutional, whole, tiny_vgg, tiny_images, tmp_path, packed
+def test_a_card_takes_packed_files(
+    convolutional, whole, tiny_vgg, tiny_images, tmp_path
 ):
     path = tmp_path / "network.safetensors"
-    if packed:
-        pack(whole, path)
-    else:
-        arrays = jax.tree_util.tree_leaves_with_path(whole)
-        names = ["/".join(str(k.key) for k in keys) for keys, _ in arrays]
-        leaves = [np.asarray(leaf) for _, leaf in arrays]
-        safetensors.numpy.save_file(dict(zip(names, leaves, strict=True)), path)
+    pack(whole, path)
     options = Card(path, network=tiny_vgg, dataset=tiny_images)
     found = card.subject(path, options)
     expected = card.subject(convolutional.grda.directory, options)
