@@ -105,7 +105,7 @@ class Card(Places):
     name: ClassVar[str] = "card"
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A run directory, or a packed file. (python -m optax_grda.packing packs others.)"""
+    """A run directory, or a packed file: python -m optax_grda.packing packs others."""
     dense: Path | None = None
     """The run directory or file of a dense network to compare with."""
     network: str | None = None
