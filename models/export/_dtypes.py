@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -41,6 +42,9 @@ def _modules(model: nnx.Module) -> Iterator[Any]:
 
 
 def _variables(model: nnx.Module) -> Iterator[nnx.Variable]:
+    """Those that are no random keys or counts."""
     for _, variable in nnx.to_flat_state(nnx.state(model)):
-        if isinstance(variable, nnx.Variable):
+        if isinstance(variable, nnx.Variable) and jnp.issubdtype(
+            variable.dtype, jnp.inexact
+        ):
             yield variable

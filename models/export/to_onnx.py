@@ -1,15 +1,17 @@
 """Networks as ONNX files, which run without JAX: in ONNX Runtime, in a browser.
 
 jax2onnx has conversions of its own for the layers of NNX, but not for convolutions that
-pad by numbers. So it is given the primitives that the layers consist of.
+pad by numbers. So it is given the primitives that the layers consist of. Those of Linen
+and Equinox consist of the same.
 """
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import export
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from models.export._dtypes import recast
 
 
 def to_onnx(
-    model: nnx.Module, path: str | os.PathLike[str], image_shape: Sequence[int]
+    model: nnx.Module | Callable[[jax.Array], jax.Array],
+    path: str | os.PathLike[str],
+    image_shape: Sequence[int],
 ) -> None:
     """Writes a network in evaluation mode as one ONNX file.
 
     The file has an input "images", normalised images (batch, *image_shape), and an
     output "logits", (batch, num_classes), both float32, for batches of any size.
-    Parameters and arithmetic are float32 too, whatever they are in the network.
+    Parameters and arithmetic of a module are float32 too, whatever they are there.
 
     Zeros take as much room and time as other weights: shrink the network first
     (models.export.shrink). Layers of width 0 are left out, for ONNX reads a length of 0
@@ -40,7 +44,9 @@ def to_onnx(
     only if the program has imported Equinox: they would take a multiple).
 
     Args:
-      model: a network of this package. It is not changed.
+      model: an NNX module, which is not changed, or a function of images, such as
+        ``lambda images: module.apply(variables, images)`` of a Linen module and
+        ``jax.vmap(model)`` of an Equinox model, both in evaluation mode.
       path: of the file. One that exists is overwritten.
       image_shape: lengths of the axes of one image: height, width, channels.
 
@@ -70,14 +76,16 @@ def to_onnx(
             f"image_shape must have lengths of at least 1, got {tuple(image_shape)}"
         )
     jax2onnx = _jax2onnx()
-    network = recast(model, lambda _: jnp.float32)
-    network.eval()
+    network = model
+    if isinstance(model, nnx.Module):
+        network = recast(model, lambda _: jnp.float32)
+        network.eval()
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     traced = jax.make_jaxpr(lambda images: network(images))(images)
     with _no_reports_of_other_operations(), _without_equinox():
         onnx_model = jax2onnx.to_onnx(
-            lambda images: _evaluate(traced.jaxpr, *traced.consts, images),
+            lambda images: _evaluate(traced.jaxpr, *traced.consts, images)[0],
             [images],
             model_name=type(model).__name__,
             input_names=["images"],
@@ -86,7 +94,7 @@ def to_onnx(
     Path(path).write_bytes(onnx_model.SerializeToString())
 
 
-def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> jax.Array:
+def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> list[jax.Array]:
     """What a jaxpr computes, by operations that jax2onnx and ONNX Runtime have."""
     variables = [*jaxpr.constvars, *jaxpr.invars]
     values = dict(zip(variables, arguments, strict=True))
@@ -95,20 +103,23 @@ def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> jax.Array:
         return variable.val if isinstance(variable, Literal) else values[variable]
 
     for equation in jaxpr.eqns:
-        result: Any = equation.outvars[0]
-        if _is_empty(result):
+        if all(map(_is_empty, equation.outvars)):
             continue
+        result: Any = equation.outvars[0]
         if _sums_no_terms(equation):
             values[result] = jnp.zeros(result.aval.shape, result.aval.dtype)
             continue
         operands = map(read, equation.invars)
-        if inner := list(jaxprs_in_params(equation.params)):  # relu is a function
-            values[result] = _evaluate(inner[0], *operands)
-        elif equation.primitive.name == "reduce_window_max":
-            values[result] = _max_pool(*operands, window=equation.params)
+        if called := _called(equation):  # relu is a function
+            results = _evaluate(called.jaxpr, *called.consts, *operands)
+        elif _pools(equation):
+            results = [_pool(equation, *operands)]
         else:
-            values[result] = equation.primitive.bind(*operands, **equation.params)
-    return read(jaxpr.outvars[0])
+            results = equation.primitive.bind(*operands, **equation.params)
+            if not equation.primitive.multiple_results:
+                results = [results]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
 
 
 def _is_empty(variable) -> bool:
@@ -120,17 +131,55 @@ def _sums_no_terms(equation: JaxprEqn) -> bool:
     return contracts and any(map(_is_empty, equation.invars))
 
 
-def _max_pool(x: jax.Array, window: dict) -> jax.Array:
-    """The same maximum, of windows over height and width alone.
+def _called(equation: JaxprEqn) -> ClosedJaxpr | None:
+    """The function, where the equation does no more than call one."""
+    match equation.primitive.name:
+        case "jit" | "pjit":
+            return equation.params["jaxpr"]
+        case "custom_jvp_call" | "custom_vjp_call":
+            return equation.params["call_jaxpr"]
+        case "checkpoint" | "remat2":
+            return ClosedJaxpr(equation.params["jaxpr"], ())
+    return None
 
-    jax2onnx would let them slide over images and channels too, which is an axis more
-    than ONNX Runtime has; it knows pooling by its NNX name, without padding.
-    """
-    return nnx.max_pool(
-        jnp.pad(x, window["padding"], constant_values=-jnp.inf),
-        window_shape=window["window_dimensions"][1:-1],
-        strides=window["window_strides"][1:-1],
+
+def _pools(equation: JaxprEqn) -> bool:
+    """Whether windows without holes slide, but not over images and channels."""
+    window, name = equation.params, equation.primitive.name
+    return name in ("reduce_window_max", "reduce_window_sum") and (
+        set(window["base_dilation"] + window["window_dilation"]) == {1}
+        and len(_still(window)) > 1
     )
+
+
+def _still(window: dict) -> list[int]:
+    """The axes over which the windows do not slide."""
+    lengths = zip(window["window_dimensions"], window["window_strides"], strict=True)
+    return [axis for axis, both in enumerate(lengths) if both == (1, 1)]
+
+
+def _pool(equation: JaxprEqn, x: jax.Array) -> jax.Array:
+    """The same maxima or sums, of images that are padded before, channels last.
+
+    jax2onnx would let windows slide over images and channels too, which is an axis more
+    than ONNX Runtime has. It knows pooling by NNX's functions, which it exchanges.
+    """
+    window, still = equation.params, _still(equation.params)
+    inner = [axis for axis in range(x.ndim) if axis not in still]
+    order = [*still[:-1], *inner, still[-1]]
+    takes_max = equation.primitive.name == "reduce_window_max"
+    nothing = -jnp.inf if takes_max else 0
+    x = jnp.pad(x, window["padding"], constant_values=nothing).transpose(order)
+    outside = x.shape[: len(still) - 1]
+    x = x.reshape(-1, *x.shape[len(outside) :])
+    shape = tuple(window["window_dimensions"][axis] for axis in inner)
+    strides = tuple(window["window_strides"][axis] for axis in inner)
+    if takes_max:
+        x = nnx.max_pool(x, window_shape=shape, strides=strides)
+    else:
+        x = nnx.avg_pool(x, window_shape=shape, strides=strides) * math.prod(shape)
+    x = x.reshape(*outside, *x.shape[1:])
+    return x.transpose([order.index(axis) for axis in range(x.ndim)])
 
 
 @contextlib.contextmanager
