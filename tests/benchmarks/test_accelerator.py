@@ -94,8 +94,9 @@ def test_optimizer_steps_of_a_loop_keep_one_copy_of_state_and_no_temporary(dry_r
     assert 1 < float(row["gRDA"]["state / parameters"]) < 1.001
     # Work on the gradients that left the loop would be kept: 0.069 MB.
     for name in row:
-        # A CPU's compiler keeps where the zeros are before it counts them.
-        most = 0.08 if name == "target_sparsity" else 0.03
+        # A CPU's compiler keeps where the zeros are before it counts them, and with a
+        # map that is not plain, the weights.
+        most = {"target_sparsity": 0.08, "recipe": 0.15}.get(name, 0.03)
         assert float(row[name]["temporary MB"]) < most, name
 
 

@@ -21,6 +21,7 @@ OPTIONS = {
     "keras-cnn": CNN,
     "small-cnn": CNN,
     "mnist-mlp": {"image_shape": (4, 4, 1), "features": (8,)},
+    "cifar-mlp": {"image_shape": (4, 4, 3), "features": (8, 6)},
     "digits-wrn10x1": {"image_shape": (8, 8, 1)},
     "digits-mlp": {"image_shape": (4, 4, 1), "features": (8, 6)},
 }

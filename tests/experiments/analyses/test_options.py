@@ -1,5 +1,7 @@
 """Tests of the options of analyses."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.analyses.options import Card, Connect, Project, Prune, Units
@@ -27,7 +29,7 @@ from experiments.analyses.options import Card, Connect, Project, Prune, Units
     ],
 )
 def test_options_that_find_nothing_are_refused(make, change, rule):
-    runs = {} if make is Units else {"runs": ()}
+    runs = {Units: {}, Card: {"run": Path("run")}}.get(make, {"runs": ()})
     with pytest.raises(ValueError, match=rule):
         make(**runs, **change)
     make(**runs)

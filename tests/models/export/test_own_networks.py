@@ -86,8 +86,9 @@ def equinox_network(monkeypatch):
         eqx.filter_eval_shape(build, jax.random.key(0)),
         lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct),
     )
-    # jax2onnx builds dozens of Equinox's layers where Equinox is in use.
-    monkeypatch.delitem(sys.modules, "equinox")
+    # jax2onnx builds dozens of its layers if it is loaded where Equinox is in use.
+    if "jax2onnx" not in sys.modules:
+        monkeypatch.delitem(sys.modules, "equinox")
     apply = jax.vmap(eqx.combine(filled(shapes), static))
     return apply, apply, SHAPE[::-1]
 
