@@ -13,14 +13,19 @@ its directory.
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from experiments import analyses
 from experiments.command_line import did_you_mean, run_command
 from experiments.training.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.arena.contest import Group
+    from experiments.training.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,36 +76,34 @@ def main(options: Options) -> Path:
 
     _check_names("networks", options.networks, NETWORKS)
     _check_names("methods", options.methods, METHODS)
-    datasets = {
+    whole = {
         name: load(NETWORKS[name], options.cifar10, options.data_dir)
         for name in options.networks
     }
+    held_out = {name: for_validation(dataset) for name, dataset in whole.items()}
     directory, found = _open(options)
-    rows, plan = (
-        found["rows"],
-        contest.Plan(options.sparsity, options.seeds, options.tuning_seeds),
-    )
     found["environment"] = environment()
+    plan = contest.Plan(options.sparsity, options.seeds, options.tuning_seeds)
     deadline = time.monotonic() + 60 * (options.minutes or float("inf"))
     pairs = [(n, m) for n in options.networks for m in contest.names(options.methods)]
     with lock(directory), progress_bar(len(pairs), "arena", unit="method") as bar:
         for network, method in pairs:
             bar.set_postfix_str(f"{network} {method}")
-            while group := contest.missing(rows, network, method, plan):
-                dataset = datasets[network]
-                if group.phase == "tuning":
-                    dataset = for_validation(dataset)
-                if not _train(group, dataset, found, directory, deadline):
+            while group := contest.missing(found["rows"], network, method, plan):
+                datasets = held_out if group.phase == "tuning" else whole
+                if not _train(group, datasets[network], found, directory, deadline):
                     break
+            if group is not None:  # time is up
+                break
             bar.update()
-    if not contest.of_test(rows):
+    if not contest.of_test(found["rows"]):
         raise UserError(f"minutes must let a method end, got {options.minutes}")
     analyses.show("arena", analyses.read("arena", [directory]), directory)
     return directory
 
 
-def _open(options: Options) -> tuple[Path, dict]:
-    """The directory, and what is there."""
+def _open(options: Options) -> tuple[Path, dict[str, Any]]:
+    """The directory, and what is in its arena.json, or will be."""
     from experiments.training.directory import new_directory, read_json
 
     found = {"options": {}, "rows": []}
@@ -109,8 +112,18 @@ def _open(options: Options) -> tuple[Path, dict]:
     return new_directory(options.output, "arena"), found
 
 
-def _train(group, dataset, found, directory, deadline) -> bool:
-    """Trains as many runs of a group as train together; False if time is up."""
+def _train(
+    group: "Group",
+    dataset: "Dataset",
+    found: dict[str, Any],
+    directory: Path,
+    deadline: float,
+) -> bool:
+    """Trains as many runs of a group as train together, and saves their rows.
+
+    Returns:
+      False if they would not end before the deadline, and were not begun.
+    """
     from experiments.arena.methods import METHODS
     from experiments.arena.networks import NETWORKS
     from experiments.arena.runs import together, train
@@ -138,7 +151,7 @@ def _train(group, dataset, found, directory, deadline) -> bool:
     return True
 
 
-def _check_names(field, names, known) -> None:
+def _check_names(field: str, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise UserError(

@@ -134,6 +134,12 @@ def test_validation_images_are_training_images():
     assert all(image.tobytes() in known for image in held_out.test_images)
 
 
+def test_time_that_is_up_ends_what_depends_on_it_too(tmp_path):
+    """gRDA takes the rate of a dense twin, which was not trained."""
+    with pytest.raises(UserError, match="minutes must let a method end"):
+        main(Options(methods=("grda",), minutes=1e-9, output=tmp_path / "new"))
+
+
 def test_time_that_is_up_ends_it_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="minutes must let a method end"):
         main(Options(methods=("sgd",), minutes=1e-9, output=tmp_path / "new"))
