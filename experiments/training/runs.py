@@ -334,8 +334,10 @@ def headline(results: Sequence[Result]) -> str:
         for twin in results:
             if are_twins(dataclasses.replace(twin.config, seed=0), config):
                 gain = np.mean(result.test_accuracy) - np.mean(twin.test_accuracy)
-                side = "above" if gain > 0 else "below"
-                clause += f", {100 * abs(gain):.1f} points {side} {twin.label}"
+                points = f"{100 * abs(gain):.1f} points"
+                side = f"{points} above" if gain > 0 else f"{points} below"
+                side = "as accurate as" if points == "0.0 points" else side
+                clause += f", {side} {twin.label}"
         clauses.append(clause)
     return "; ".join(clauses) + "."
 

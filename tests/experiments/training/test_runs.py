@@ -190,6 +190,8 @@ def test_a_headline_compares_with_the_twin_alone():
     text = "gRDA made 50.0% of 8 weights exactly zero while it trained, at 90.0% test"
     assert headline([other, grda]) == f"{text} accuracy."
     assert headline([other, sgd, grda]) == f"{text} accuracy, 5.0 points below SGD."
+    level = dataclasses.replace(sgd, test_accuracy=[0.9001])
+    assert headline([level, grda]) == f"{text} accuracy, as accurate as SGD."
 
 
 @pytest.mark.parametrize(
