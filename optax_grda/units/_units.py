@@ -93,16 +93,11 @@ class Units:
     """The units of a network, found by :func:`find_units`. It prints as a table.
 
     ``optax_grda.proximal.groups`` takes it as it is.
-
-    Attributes:
-      classes: the classes of units.
-      frozen: the other axes of the leaves, those of length 1 left out.
-      shapes: of all leaves, by their paths.
     """
 
-    classes: tuple[UnitClass, ...]
-    frozen: tuple[Frozen, ...]
-    shapes: dict[str, tuple[int, ...]]
+    classes: tuple[UnitClass, ...]  # the classes of units
+    frozen: tuple[Frozen, ...]  # the other axes, those of length 1 left out
+    shapes: dict[str, tuple[int, ...]]  # of all leaves, by their paths
 
     def groups(self) -> dict[str, Group]:
         """By leaf, the units that its entries produce: those of one axis a leaf.
