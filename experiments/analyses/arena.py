@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.analyses._files import Found, Rows
 from experiments.analyses._plots import panels
-from experiments.analyses._show import Cells, Section, filled
+from experiments.analyses._show import Cells, Section
 from experiments.arena.methods import METHODS
 
 KEYS = {"rows": ("network", "method", "phase", "pace", "sparsity", "strength", "seed")}
@@ -84,22 +84,24 @@ def table(rows: Rows, name: str, scale: float = 1.0) -> Cells:
       scale: what it is multiplied by.
     """
     cells, digits = [], 2 if scale == 100 else 4
+    sparsities = sorted({row["sparsity"] for row in rows})
     for method, mine in _by_method(rows).items():
-        cell = {
-            "method": METHODS[method].label,
-            "rate": f"{mine[0]['pace']:g}",
-            "state": f"{mine[0]['state']:.1f}",
-            "s a run": f"{np.mean([row['seconds'] for row in mine]):.2g}",
-        }
-        for sparsity, runs in sorted(_by(mine, "sparsity").items()):
-            values = scale * np.array([row[name] for row in runs])
-            text = f"{np.mean(values):.{digits}f}±{np.std(values):.{digits}f}"
-            zeros = np.mean([row["zeros"] for row in runs])
-            if abs(zeros - sparsity) > NEAR:
-                text += f" at {100 * zeros:.1f}"
-            cell[f"{100 * sparsity:g} %" if sparsity else "dense"] = text
+        cell, points = {"method": METHODS[method].label}, _by(mine, "sparsity")
+        for sparsity in sparsities:
+            header = f"{100 * sparsity:g} %" if sparsity else "dense"
+            cell[header] = ""
+            if runs := points.get(sparsity):
+                values = scale * np.array([row[name] for row in runs])
+                text = f"{np.mean(values):.{digits}f}±{np.std(values):.{digits}f}"
+                zeros = np.mean([row["zeros"] for row in runs])
+                if abs(zeros - sparsity) > NEAR:
+                    text += f" at {100 * zeros:.1f}"
+                cell[header] = text
+        cell["rate"] = f"{mine[0]['pace']:g}"
+        cell["state"] = f"{mine[0]['state']:.1f}"
+        cell["s a run"] = f"{np.mean([row['seconds'] for row in mine]):.2g}"
         cells.append(cell)
-    return filled(cells)
+    return cells
 
 
 def figure(rows: Rows, name: str, label: str, scale: float = 1.0) -> Figure:
