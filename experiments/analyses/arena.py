@@ -28,10 +28,13 @@ def sentence(found: Found) -> str:
             if not sparse:
                 continue
             highest = max(row["sparsity"] for row in sparse)
-            last = [row for row in sparse if row["sparsity"] == highest]
-            ranked = sorted(
-                _by(last, "method").items(), key=lambda item: -_mean(item[1])
-            )
+            last = _by([r for r in sparse if r["sparsity"] == highest], "method")
+            there = {  # those that have as many zeros
+                method: runs
+                for method, runs in last.items()
+                if np.mean([row["zeros"] for row in runs]) > highest - NEAR
+            }
+            ranked = sorted(there.items(), key=lambda item: -_mean(item[1]))
             text = ", ".join(
                 f"{METHODS[name].label} {_percent(of)}" for name, of in ranked[:3]
             )
@@ -40,7 +43,7 @@ def sentence(found: Found) -> str:
             what = "zeros in whole units" if by_units else "zeros"
             texts.append(
                 f"{network}, {100 * highest:g} % {what}: the best of {len(ranked)} "
-                f"methods are {text}{dense}."
+                f"methods that reach it are {text}{dense}."
             )
     return " ".join(texts)
 
