@@ -9,7 +9,7 @@ from jax.extend.core import JaxprEqn
 from optax_grda.units import _values
 from optax_grda.units._dims import Dim, freeze, product, unify
 from optax_grda.units._values import Value
-from optax_grda.units._walk import Array, Walk, rule
+from optax_grda.units._walk import Array, Walk, freeze_all, rule
 
 
 @rule("transpose")
@@ -46,8 +46,8 @@ def _moved(walk: Walk, equation: JaxprEqn, x: Array, order: Sequence[int]) -> Ar
 @rule("reshape")
 def _reshape(walk: Walk, equation: JaxprEqn, x: Array, *_: Array) -> list[Array]:
     shape = equation.params["new_sizes"]
-    if equation.params["dimensions"] is not None:
-        raise NotImplementedError("a reshape that also transposes")
+    if equation.params["dimensions"] is not None:  # it also transposes
+        return freeze_all(walk, equation, x)
     dims = [Dim(length) for length in shape]
     sources = [frozenset()] * len(shape)
     for before, after in _reshaped(x.shape, shape):

@@ -188,7 +188,7 @@ class Walk:
         else:
             if name not in ("dot_general", "conv_general_dilated"):
                 self.meet(inputs)
-            outputs = RULES.get(name, _freeze_all)(self, equation, *inputs)
+            outputs = RULES.get(name, freeze_all)(self, equation, *inputs)
         self.nodes.append(Node(equation, inputs, outputs, not self.depth))
         return outputs
 
@@ -254,7 +254,7 @@ def _avals(equation: JaxprEqn) -> list[Any]:
     return [variable.aval for variable in equation.outvars]
 
 
-def _freeze_all(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
+def freeze_all(walk: Walk, equation: JaxprEqn, *inputs: Array) -> list[Array]:
     """The rule of primitives that have none."""
     for array in inputs:
         for dim in array.dims:

@@ -80,7 +80,7 @@ def test_logits_stay_whatever_is_zero(network, punch, tiny, tiny_images):
 
 def test_dense_network_stays_as_it_is(network, tiny, tiny_images):
     if network == "vgg16bn-authors":
-        pytest.skip("of which half is not used")
+        pytest.skip("its unused layers are cut, as the next test says")
     model = tiny(network)
     graphdef, state = nnx.split(shrink(model, tiny_images(network).shape[1:]))
     assert graphdef == nnx.graphdef(model)

@@ -257,6 +257,7 @@ def test_what_froze_what_is_told_with_its_place(build):
         lambda h: h[:, ::2].repeat(2, 1),
         lambda h: h * jnp.asarray(np.arange(6.0, dtype=np.float32))[None],
         lambda h: h.reshape(-1, 4, 3).reshape(-1, 6, 2)[..., 0],
+        lambda h: jax.lax.reshape(h, h.shape[::-1], dimensions=(1, 0)).T,
         lambda h: jax.lax.reduce_window(h, 0.0, jax.lax.add, (1, 3), (1, 1), "SAME"),
         lambda h: jax.lax.dynamic_slice(h, (0, 1), (2, 5)) @ jnp.ones((5, 6)),
         lambda h: jnp.fft.rfft(h).real @ jnp.ones((4, 6)),
