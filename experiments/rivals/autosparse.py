@@ -21,38 +21,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.rivals._reparametrised import reparametrised, straight_through
+from experiments.rivals._layer_thresholds import learned_by_layer
+from experiments.rivals._reparametrised import straight_through
 from experiments.rivals._task import Task
 
 ALPHA = 0.75
-INITIAL = -5.0  # s at the start: a threshold of 0.007
 
 
 def autosparse(task: Task) -> optax.GradientTransformationExtraArgs:
     """AutoSparse with a threshold by layer; uses task.strength: the decay of s."""
 
-    def hidden(params):
-        return {
-            "weights": params,
-            "thresholds": jax.tree.map(lambda _: jnp.float32(INITIAL), params),
-        }
-
-    def weights(variables, count):
+    def weight(v, above, count):
         alpha = ALPHA * annealed(count / task.steps)
+        leaky = jnp.where(above > 0, above, alpha * above)
+        sign = jnp.sign(v)
+        return straight_through(sign * jax.nn.relu(above), sign * leaky)
 
-        def leaf(v, s):
-            above = jnp.abs(v) - jax.nn.sigmoid(s)
-            leaky = jnp.where(above > 0, above, alpha * above)
-            sign = jnp.sign(v)
-            return straight_through(sign * jax.nn.relu(above), sign * leaky)
-
-        return jax.tree.map(leaf, variables["weights"], variables["thresholds"])
-
-    descents = {
-        "weights": task.descent(),
-        "thresholds": task._replace(weight_decay=task.strength).descent(),
-    }
-    return reparametrised(hidden, weights, descents)
+    return learned_by_layer(task, weight)
 
 
 def annealed(progress: jax.Array) -> jax.Array:

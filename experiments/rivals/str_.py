@@ -22,29 +22,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.rivals._reparametrised import reparametrised
+from experiments.rivals._layer_thresholds import learned_by_layer
 from experiments.rivals._task import Task
-
-INITIAL = -5.0
 
 
 def str_(task: Task) -> optax.GradientTransformationExtraArgs:
     """STR with a threshold by layer; uses task.strength: the weight decay of s."""
 
-    def hidden(params):
-        return {
-            "weights": params,
-            "thresholds": jax.tree.map(lambda _: jnp.float32(INITIAL), params),
-        }
+    def weight(v, above, count):
+        return jnp.sign(v) * jax.nn.relu(above)
 
-    def weights(variables, count):
-        def leaf(v, s):
-            return jnp.sign(v) * jax.nn.relu(jnp.abs(v) - jax.nn.sigmoid(s))
-
-        return jax.tree.map(leaf, variables["weights"], variables["thresholds"])
-
-    descents = {
-        "weights": task.descent(),
-        "thresholds": task._replace(weight_decay=task.strength).descent(),
-    }
-    return reparametrised(hidden, weights, descents)
+    return learned_by_layer(task, weight)

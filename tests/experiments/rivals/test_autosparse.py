@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.rivals.autosparse import ALPHA, INITIAL, annealed, autosparse
+from experiments.rivals._layer_thresholds import INITIAL
+from experiments.rivals.autosparse import ALPHA, annealed, autosparse
 
 
 def test_pruned_weights_step_alpha_as_far_and_pull_at_the_threshold(

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from experiments.rivals.str_ import INITIAL, str_
+from experiments.rivals._layer_thresholds import INITIAL
+from experiments.rivals.str_ import str_
 
 
 def test_weights_and_thresholds_follow_the_gradients_of_the_soft_threshold(
