@@ -29,12 +29,14 @@ def replicated(x: jax.Array) -> jax.Array:
 
 
 def count_zeros(x: jax.Array) -> jax.Array:
-    """How many entries are exactly zero, float32.
+    """How many entries are exactly zero, float32; NaN where an entry is NaN.
 
-    Sums of ones are exact in float32 up to 2^24, in any order, and are what compilers
-    are quickest at. Larger arrays are counted in integers, row by row.
+    Sums of ones are exact in float32 up to 2^24, in any order. Larger arrays are summed
+    row by row. (XLA's CPU compiler sums squares of signs as it reads the entries; for a
+    sum of comparisons it first writes them all down, and takes six times as long.)
     """
-    zero = x == 0
-    if x.size <= 2**24:
-        return jnp.sum(zero, dtype=jnp.float32)
-    return jnp.sum(jnp.sum(zero, axis=-1, dtype=jnp.int32).astype(jnp.float32))
+    sign = jnp.sign(jnp.abs(x) if jnp.iscomplexobj(x) else x)
+    alive = jnp.square(sign)
+    if x.size > 2**24:
+        alive = jnp.sum(alive, axis=-1, dtype=jnp.float32)
+    return float(x.size) - jnp.sum(alive, dtype=jnp.float32)

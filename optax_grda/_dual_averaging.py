@@ -31,12 +31,12 @@ class Law(NamedTuple):
     # accumulator at init -> (threshold L_0, law_state). The threshold is a scalar of
     # at least float32.
     init: Callable[[PyTree], tuple[jax.Array, PyTree]]
-    # (L_{n-1}, law_state, n, gamma) -> (L_n, law_state), in the same dtypes. gamma is
-    # the learning rate gamma_n, with momentum gamma_n / (1 - beta): that of plain SGD
-    # at the same pace.
-    step: Callable[[jax.Array, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
-    # (law_state, weights w_n) -> law_state, for laws that look at what they have done.
-    observe: Callable[[PyTree, PyTree], PyTree] | None = None
+    # (L_{n-1}, law_state, n, gamma, weights w_{n-1}) -> (L_n, law_state), in the same
+    # dtypes. gamma is the learning rate gamma_n, with momentum gamma_n / (1 - beta):
+    # that of plain SGD at the same pace.
+    step: Callable[
+        [jax.Array, PyTree, jax.Array, jax.Array, PyTree], tuple[jax.Array, PyTree]
+    ]
 
 
 class DualAveragingState(NamedTuple):
@@ -130,7 +130,7 @@ def dual_averaging(
       >>> from optax_grda import Law, dual_averaging, proximal
       >>> still = Law(
       ...     init=lambda accumulator: (jnp.float32(0.3), ()),
-      ...     step=lambda threshold, law_state, count, gamma: (threshold, law_state),
+      ...     step=lambda threshold, law_state, *_: (threshold, law_state),
       ... )
       >>> optimizer = dual_averaging(0.1, still, proximal=proximal.hard)
       >>> params = jnp.array([1.0, 0.5, 0.1])
@@ -164,12 +164,11 @@ def dual_averaging(
     def init_fn(params: optax.Params) -> DualAveragingState:
         accumulator = _copy_to_accumulator(params, accumulator_dtype)
         threshold, law_state = law.init(accumulator)
-        if law.observe is not None:
-            law_state = law.observe(law_state, params)
         # In the types that a step will give them: inside shard_map, of what differs
         # between devices as soon as c or the learning rate does.
         count = jnp.zeros((), jnp.int32)
-        stepped = law.step(threshold, law_state, count + 1, pace(count, threshold))
+        gamma = pace(count, threshold)
+        stepped = law.step(threshold, law_state, count + 1, gamma, params)
         threshold, law_state = jax.tree.map(
             lambda start, after: jnp.where(True, start, after),
             (threshold, law_state),
@@ -189,15 +188,15 @@ def dual_averaging(
         gamma = value_at(learning_rate, state.count, state.threshold.dtype)
         rate = pace(state.count, state.threshold)
         count = jnp.asarray(optax.safe_increment(state.count))
-        threshold, law_state = law.step(state.threshold, state.law_state, count, rate)
+        threshold, law_state = law.step(
+            state.threshold, state.law_state, count, rate, params
+        )
         direction, trace = updates, state.trace
         if momentum is not None:
             trace = _add(trace, momentum, updates)
             direction = _add(trace, momentum, updates) if nesterov else trace
         accumulator = _descend(state.accumulator, direction, gamma, rate, weight_decay)
         weights = weights_at(accumulator, threshold, params, proximal)
-        if law.observe is not None:
-            law_state = law.observe(law_state, weights)
         state = DualAveragingState(count, threshold, law_state, accumulator, trace)
         return jax.tree.map(lambda w, p: w - jnp.asarray(p), weights, params), state
 

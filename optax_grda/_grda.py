@@ -181,8 +181,13 @@ def _law(c: jax.typing.ArrayLike, mu: jax.typing.ArrayLike) -> Law:
         return jnp.zeros((), dtype), GrdaLawState(compensation=jnp.zeros((), dtype))
 
     def step(
-        threshold: jax.Array, state: GrdaLawState, count: jax.Array, gamma: jax.Array
+        threshold: jax.Array,
+        state: GrdaLawState,
+        count: jax.Array,
+        gamma: jax.Array,
+        weights: optax.Params,
     ) -> tuple[jax.Array, GrdaLawState]:
+        del weights
         term = threshold_increment(count, gamma, c, mu) - state.compensation
         total = threshold + term
         # By how much rounding made the total too large.

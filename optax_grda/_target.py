@@ -24,7 +24,7 @@ class TargetLawState(NamedTuple):
     """What the law of :func:`target_sparsity` keeps between steps."""
 
     floor: jax.Array  # what L_1, L_2, ... stay above. shape=(), dtype of threshold
-    sparsity: jax.Array  # s_n, reached by the last step. shape=(), dtype=jnp.float32
+    sparsity: jax.Array  # s_{n-1}, from which L_n came. shape=(), dtype=jnp.float32
 
 
 def target_sparsity(
@@ -41,8 +41,8 @@ def target_sparsity(
     r"""gRDA that reaches the sparsity asked for: no c, no mu.
 
     The accumulator and the weights are those of :func:`grda`. The threshold does not
-    follow a law of its own but is steered: after every step the zeros are counted, and
-    the threshold grows where there are too few, and falls where there are too many:
+    follow a law of its own but is steered: at every step the zeros are counted, and the
+    threshold grows where there are too few, and falls where there are too many:
 
     .. math::
 
@@ -108,9 +108,10 @@ def target_sparsity(
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` whose state is a
-      :class:`DualAveragingState`. What it has reached is there to be logged:
-      ``state.law_state.sparsity``, or ``optax.tree.get(state, "sparsity")`` from within
-      a chain. It is used as :func:`grda` is, and comes last in a chain as that does.
+      :class:`DualAveragingState`. What it counted is there to be logged, the sparsity
+      of the weights that the last step was given: ``state.law_state.sparsity``, or
+      ``optax.tree.get(state, "sparsity")`` from within a chain. It is used as
+      :func:`grda` is, and comes last in a chain as that does.
       Under :func:`optax.partition` the target is over the leaves of its label. Under
       ``jit`` over a mesh it is over whole arrays; inside ``shard_map`` it is over what
       a device sees.
@@ -162,22 +163,27 @@ def _law(sparsity: optax.ScalarOrSchedule, gain: jax.typing.ArrayLike) -> Law:
 
     def init(accumulator: optax.Params) -> tuple[jax.Array, TargetLawState]:
         dtype = threshold_dtype(accumulator)
-        reached = jnp.zeros((), jnp.float32)
-        return jnp.zeros((), dtype), TargetLawState(_floor(accumulator, dtype), reached)
+        floor, reached = _floor(accumulator, dtype), _fraction_of_zeros(accumulator)
+        return jnp.zeros((), dtype), TargetLawState(floor, reached)
 
     def step(
-        threshold: jax.Array, state: TargetLawState, count: jax.Array, gamma: jax.Array
+        threshold: jax.Array,
+        state: TargetLawState,
+        count: jax.Array,
+        gamma: jax.Array,
+        weights: optax.Params,
     ) -> tuple[jax.Array, TargetLawState]:
         del gamma
         dtype = threshold.dtype
-        error = value_at(sparsity, count - 1, dtype) - state.sparsity.astype(dtype)
+        # Of weights that are there already, not of those that the step makes: compilers
+        # would not count in the pass that makes them, but keep a copy to be counted.
+        reached = _fraction_of_zeros(weights)
+        error = value_at(sparsity, count - 1, dtype) - reached.astype(dtype)
         growth = jnp.exp(jnp.asarray(gain).astype(dtype) * error)
-        return jnp.maximum(threshold * growth, state.floor), state
+        threshold = jnp.maximum(threshold * growth, state.floor)
+        return threshold, state._replace(sparsity=reached)
 
-    def observe(state: TargetLawState, weights: optax.Params) -> TargetLawState:
-        return state._replace(sparsity=_fraction_of_zeros(weights))
-
-    return Law(init, step, observe)
+    return Law(init, step)
 
 
 def sparsity_ramp(final: float, steps: int) -> optax.Schedule:
@@ -226,7 +232,7 @@ def _floor(accumulator: optax.Params, dtype: jnp.dtype) -> jax.Array:
 
 
 def _fraction_of_zeros(weights: optax.Params) -> jax.Array:
-    """Counted as integers, one sum a leaf; 0 where there is nothing to count."""
+    """One sum a leaf, exact; 0 where there is nothing to count."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(weights)]
     size = sum(leaf.size for leaf in leaves)
     zeros = sum(map(count_zeros, leaves))

@@ -521,10 +521,31 @@ def _left(ratio: jax.Array, p: jax.typing.ArrayLike) -> jax.Array:
 
 
 def _root(x: jax.Array, p: int | jax.Array) -> jax.Array:
-    """The p-th root, to 1e-6. (On a CPU, cbrt takes 12 times as long, and pow 5.)"""
+    """The p-th root of numbers > 0, to 1e-6."""
     if isinstance(p, int) and p == 2:
         return jnp.sqrt(x)
+    if isinstance(p, int) and p == 3 and x.dtype == jnp.float32:
+        return _cube_root(x)
     return jnp.exp(jnp.log(x) / p)
+
+
+@jax.custom_jvp
+def _cube_root(x: jax.Array) -> jax.Array:
+    """The cube root of float32 numbers in (1e-30, 1e30), to 5e-7, by products alone.
+
+    On a CPU a third power by logarithms takes twice a whole step's time. The bits of a
+    float, read as an integer, are about its logarithm: they give u = x^(-1/3) to a
+    tenth, and three steps of Newton's method on u^-3 - x the rest.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32).astype(x.dtype)
+    bits = (1_419_910_400 - bits / 3).astype(jnp.int32)
+    u = jax.lax.bitcast_convert_type(bits, x.dtype)
+    for _ in range(3):
+        u = u * (4 / 3 - (x / 3) * (u * u * u))
+    return x * u * u
+
+
+_cube_root.defjvps(lambda tangent, root, x: tangent * root / (3 * x))
 
 
 def _unit(threshold: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import export
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from models.export._dtypes import recast
 
@@ -111,7 +111,7 @@ def _evaluate(jaxpr: Jaxpr, *arguments: jax.Array) -> list[jax.Array]:
             continue
         operands = map(read, equation.invars)
         if called := _called(equation):  # relu is a function
-            results = _evaluate(called.jaxpr, *called.consts, *operands)
+            results = _evaluate(*called, *operands)
         elif _pools(equation):
             results = [_pool(equation, *operands)]
         else:
@@ -131,16 +131,19 @@ def _sums_no_terms(equation: JaxprEqn) -> bool:
     return contracts and any(map(_is_empty, equation.invars))
 
 
-def _called(equation: JaxprEqn) -> ClosedJaxpr | None:
-    """The function, where the equation does no more than call one."""
+def _called(equation: JaxprEqn) -> tuple[Jaxpr, *tuple[jax.Array, ...]] | None:
+    """The function and its constants, where the equation does no more than call one."""
     match equation.primitive.name:
         case "jit" | "pjit":
-            return equation.params["jaxpr"]
+            called = equation.params["jaxpr"]
         case "custom_jvp_call" | "custom_vjp_call":
-            return equation.params["call_jaxpr"]
+            called = equation.params["call_jaxpr"]
         case "checkpoint" | "remat2":
-            return ClosedJaxpr(equation.params["jaxpr"], ())
-    return None
+            called = equation.params["jaxpr"]
+        case _:
+            return None
+    # Before JAX 0.12, a jaxpr with constants is of a type of its own.
+    return getattr(called, "jaxpr", called), *getattr(called, "consts", ())
 
 
 def _pools(equation: JaxprEqn) -> bool:

@@ -116,8 +116,7 @@ def _transpose(node: Node, wanted: Mask) -> Mask:
 
 
 def _squeeze(node: Node, wanted: Mask) -> Mask:
-    axes = [a % len(node.inputs[0].dims) for a in node.equation.params["dimensions"]]
-    return np.expand_dims(wanted, axes)
+    return np.expand_dims(wanted, tuple(node.equation.params["dimensions"]))
 
 
 def _broadcast(node: Node, wanted: Mask) -> Mask:

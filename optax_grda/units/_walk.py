@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from optax_grda.units import _values
 from optax_grda.units._dims import Dim, freeze, unify
@@ -174,10 +174,10 @@ class Walk:
 
     def run_closed(self, jaxpr: Any, inputs: Sequence[Array]) -> list[Array]:
         """Walks over a jaxpr, with its constants where it has them."""
-        if not isinstance(jaxpr, ClosedJaxpr):
-            return self.run(jaxpr, [], inputs)
-        consts = [self.known(x, "a constant of fn") for x in jaxpr.consts]
-        return self.run(jaxpr.jaxpr, consts, inputs)
+        # Before JAX 0.12, a jaxpr with constants is of a type of its own.
+        values = getattr(jaxpr, "consts", ())
+        consts = [self.known(x, "a constant of fn") for x in values]
+        return self.run(getattr(jaxpr, "jaxpr", jaxpr), consts, inputs)
 
     def step(self, equation: JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
         name = equation.primitive.name

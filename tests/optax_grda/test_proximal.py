@@ -241,6 +241,25 @@ def test_derivatives_of_powers_are_finite_but_just_above_the_threshold(at, thres
         assert by_threshold == pytest.approx(-(threshold**2) / w**2, rel=1e-5)
 
 
+def test_third_powers_are_right_at_all_distances_and_scales():
+    beyond = 1 + jnp.logspace(-6, 6, 500)  # |x| / L
+    for scale in (2.0**-60, 1.0, 2.0**60):
+        actual = np.asarray(power_threshold(beyond * scale, scale, 3), np.float64)
+        x = np.asarray(beyond, np.float64)
+        expected = x * np.cbrt(-np.expm1(-3 * np.log(x)))
+        # Just beyond the threshold, 1 - (L / |x|)^3 has few bits left of it.
+        left = np.finfo(np.float32).eps / (x - 1)
+        np.testing.assert_array_less(abs(actual / scale / expected - 1), 1e-6 + left)
+
+
+def test_derivatives_of_the_third_power_are_those_of_its_root():
+    x, threshold = jnp.array([1.1, 2.0, -5.0]), jnp.array(1.0)
+    cube = functools.partial(power_threshold, p=3)
+    check_grads(cube, (x, threshold), order=2, rtol=2e-2, atol=2e-2)
+    by_x = jax.vmap(jax.grad(cube), (0, None))(x, threshold)
+    np.testing.assert_allclose(by_x, x**2 / cube(x, threshold) ** 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("p", [0.5, 0, -1, float("nan")])
 def test_powers_below_one_are_refused(p):
     with pytest.raises(ValueError, match="p must be >= 1, got"):

@@ -37,7 +37,8 @@ def run(optimizer, params, steps, gradients=jnp.zeros_like):
         updates, state = optimizer.update(
             jax.tree.map(gradients, params), state, params
         )
-        return (optax.apply_updates(params, updates), state), state.law_state.sparsity
+        params = optax.apply_updates(params, updates)
+        return (params, state), sparsity(params)
 
     carry = params, optimizer.init(params)
     (params, state), reached = jax.lax.scan(step, carry, None, steps)
@@ -57,14 +58,14 @@ def test_steps_follow_the_equations():
         gradient = rng.standard_normal(SIZE)
         updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, w)
         w = optax.apply_updates(w, updates)
-        v = v - 0.1 * gradient
+        v, before = v - 0.1 * gradient, reached
         if n:
             error = float(schedule(n)) - reached
             threshold = max(threshold * np.exp(gain * error), floor)
         reached = np.mean(np.abs(v) <= threshold)
         # Entries within rounding of the threshold may fall on either side of it, and
         # so shift the threshold by an entry's share.
-        assert state.law_state.sparsity == pytest.approx(reached, abs=ENTRIES)
+        assert state.law_state.sparsity == pytest.approx(before, abs=ENTRIES)
         assert state.threshold == pytest.approx(threshold, rel=0.01)
     assert state.count == 30
     assert reached > 0.7
@@ -108,25 +109,35 @@ def test_target_may_fall_and_wait_at_zero():
 def test_params_that_start_at_zero_come_to_the_target():
     rng = np.random.default_rng(1)
     push = jnp.asarray(rng.standard_normal(SIZE), jnp.float32)
-    params, state, _ = run(
-        target_sparsity(0.1, 0.9), jnp.zeros(SIZE), 400, lambda w: push
-    )
+    _, _, reached = run(target_sparsity(0.1, 0.9), jnp.zeros(SIZE), 400, lambda w: push)
     # The weights grow as 0.1 n, and so must the threshold: the lag is 1 / (n gain).
-    assert state.law_state.sparsity == pytest.approx(0.9, abs=1 / 200 + ENTRIES)
-    np.testing.assert_allclose(state.law_state.sparsity, sparsity(params), rtol=1e-6)
+    assert reached[-1] == pytest.approx(0.9, abs=1 / 200 + ENTRIES)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_state_tells_the_sparsity_of_the_params(dtype):
-    params, state, _ = run(
+def test_state_tells_the_sparsity_of_the_params_that_a_step_was_given(dtype):
+    params, state, reached = run(
         target_sparsity(0.1, 0.9), random_params(dtype=dtype), 100, lambda w: 0.1 * w
     )
     assert all(leaf.dtype == dtype for leaf in params.values())
     assert state.threshold.dtype == jnp.float32
-    np.testing.assert_allclose(state.law_state.sparsity, sparsity(params), rtol=1e-6)
+    np.testing.assert_allclose(state.law_state.sparsity, reached[-2], rtol=1e-6)
     np.testing.assert_allclose(
-        state.law_state.sparsity, sparsity(grda_params(state, params, None)), rtol=1e-6
+        reached[-1], sparsity(grda_params(state, params, None)), rtol=1e-6
     )
+
+
+def test_a_weight_that_is_not_a_number_is_seen_in_the_count():
+    optimizer = target_sparsity(0.1, 0.9)
+    params = jnp.array([1.0, jnp.nan, 0.0])
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    assert jnp.isnan(state.law_state.sparsity)
+
+
+def test_complex_entries_are_counted_once():
+    optimizer = target_sparsity(0.1, 0.9)
+    params = jnp.array([1.0 + 1.0j, 0.3j, 0.0, -1e-20])
+    assert optimizer.init(params).law_state.sparsity == 0.25
 
 
 def digits():
