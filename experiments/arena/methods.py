@@ -85,9 +85,9 @@ def dial(
     )
 
 
-def dial_units(task: Task, p: int = 1) -> optax.GradientTransformation:
+def dial_units(task: Task) -> optax.GradientTransformation:
     """The dial on whole output units."""
-    return dial(task, groups(lambda path, shape: (path, -1), p=p))
+    return dial(task, groups(lambda path, shape: (path, -1)))
 
 
 def _pace(task: Task) -> optax.Schedule:
@@ -140,9 +140,6 @@ METHODS: dict[str, Method] = {
     "l0-penalty": _rival("L0, penalty", hard_concrete_penalty, strengths=(1e-6, 3e-3)),
     "l0-constraint": _rival("L0, constraint", hard_concrete_constraint),
     "dial-units": _ours("dial, units", dial_units, by_units=True),
-    "dial-units-power3": _ours(
-        "dial, units, power(3)", functools.partial(dial_units, p=3), by_units=True
-    ),
     "gradual-units": _rival("gradual pruning of units", gradual_units, by_units=True),
     "l0-units": _rival("L0, constraint", hard_concrete_units, by_units=True),
     "dep-l0": _rival("Dep-L0", dep_l0, by_units=True, strengths=(1e-6, 1e-2)),

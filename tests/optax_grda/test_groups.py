@@ -232,28 +232,3 @@ def test_wrong_groups_are_named(groups, message):
 def test_wrong_shares_are_named(share):
     with pytest.raises(ValueError, match=r"elementwise must be in \[0, 1\], got"):
         proximal.groups(channels, elementwise=share)
-
-
-def test_power_of_groups_is_that_of_their_root_mean_square():
-    """Equal entries of a unit are shrunk as power(p) shrinks one of them."""
-    sizes = np.array([0.5, 1.0, 1.1, 3.0], np.float32)
-    tree = {"kernel": jnp.tile(sizes, (6, 1)), "bias": jnp.asarray(sizes)}
-    shrunk = proximal.groups(lambda *_: ("layer", -1), p=3)(tree, 1.0)
-    expected = proximal.power(3)(tree, 1.0)
-    for name in tree:
-        np.testing.assert_allclose(shrunk[name], expected[name], rtol=1e-5)
-        assert (shrunk[name] == 0).sum() == (expected[name] == 0).sum()
-
-
-def test_power_reaches_entries_that_are_in_no_unit_and_single_weights():
-    tree = {"head": jnp.array([[0.5, 2.0]]), "hidden": jnp.array([[0.5, 4.0]])}
-
-    def units(path, shape):
-        return ("hidden", -1) if path == "hidden" else None
-
-    shrunk = proximal.groups(units, elementwise=1.0, p=2)(tree, 1.0)
-    expected = proximal.power(2)(tree, 1.0)
-    for name in tree:
-        np.testing.assert_allclose(shrunk[name], expected[name], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"p must be >= 1, got 0\.5"):
-        proximal.groups(units, p=0.5)
