@@ -90,6 +90,11 @@ def dial_units(task: Task) -> optax.GradientTransformation:
     return dial(task, groups(lambda path, shape: (path, -1)))
 
 
+def _clipped(make: Make) -> Make:
+    """The method behind gradients of norm at most 1, over all kernels."""
+    return lambda task: optax.chain(optax.clip_by_global_norm(1.0), make(task))
+
+
 def _pace(task: Task) -> optax.Schedule:
     """The learning rate of plain SGD at the same pace."""
     return lambda count: task.rate(count) / (1 - task.momentum)
@@ -122,8 +127,12 @@ METHODS: dict[str, Method] = {
     "dial-soft": _ours("dial, soft", dial),
     "dial-power2": _ours("dial, power(2)", functools.partial(dial, map_=power(2))),
     "dial-power3": _ours("dial, power(3)", functools.partial(dial, map_=power(3))),
+    "dial-clipped": _ours(
+        "dial, power(3), clipped", _clipped(functools.partial(dial, map_=power(3)))
+    ),
     "dial-hard": _ours("dial, hard", functools.partial(dial, map_=hard)),
     "gradual-global": _rival("gradual pruning", gradual_global),
+    "gradual-clipped": _rival("gradual pruning, clipped", _clipped(gradual_global)),
     "gradual-uniform": _rival("gradual pruning by layer", gradual_uniform),
     "one-shot": _rival("one-shot, fine-tuned", one_shot),
     "snip": _rival("SNIP", snip),
