@@ -27,12 +27,15 @@ class Spec(NamedTuple):
     std: tuple[float, ...] = ()  # and then divided by. () of text
 
     @property
+    def is_text(self) -> bool:
+        """Whether inputs are tokens of text."""
+        return len(self.input_shape) == 1
+
+    @property
     def inputs(self) -> jax.ShapeDtypeStruct:
         """One input: a normalised image, float32, or the tokens of a text, int32."""
-        is_text = len(self.input_shape) == 1
-        return jax.ShapeDtypeStruct(
-            self.input_shape, jnp.int32 if is_text else jnp.float32
-        )
+        dtype = jnp.int32 if self.is_text else jnp.float32
+        return jax.ShapeDtypeStruct(self.input_shape, dtype)
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

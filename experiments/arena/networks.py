@@ -68,7 +68,7 @@ def load(network: Network, cifar10: Path | None, data_dir: Path | None) -> Datas
     dataset = data.load(name, data_dir)
     return dataclasses.replace(
         dataset,
-        train_images=dataset.train_images[: network.images],
+        train_inputs=dataset.train_inputs[: network.images],
         train_labels=dataset.train_labels[: network.images],
     )
 
@@ -77,11 +77,11 @@ def for_validation(dataset: Dataset) -> Dataset:
     """A fifth of the training images in place of the test images, the rest to train."""
     n = dataset.num_examples
     train, held_out = np.split(np.random.default_rng(0).permutation(n), [n - n // 5])
-    images, labels = dataset.train_images, dataset.train_labels
+    inputs, labels = dataset.train_inputs, dataset.train_labels
     return dataclasses.replace(
         dataset,
-        train_images=images[train],
+        train_inputs=inputs[train],
         train_labels=labels[train],
-        test_images=images[held_out],
+        test_inputs=inputs[held_out],
         test_labels=labels[held_out],
     )

@@ -97,8 +97,8 @@ class _Program:
         self._kernels = kernels(shapes.params, dataset.num_classes, method.by_units)
         self._splits = jax.device_put(
             {
-                "test": (dataset.test_images, dataset.test_labels),
-                "train": (dataset.train_images, dataset.train_labels),
+                "test": (dataset.test_inputs, dataset.test_labels),
+                "train": (dataset.train_inputs, dataset.train_labels),
             }
         )
         self._order = jax.jit(any_trainer.order)
@@ -170,7 +170,7 @@ def together(network: Network, dataset: Dataset) -> int:
         models.create,
         network.model,
         num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
+        input_shape=dataset.input_shape,
     )
     params = jax.eval_shape(lambda: nnx.state(build(rngs=nnx.Rngs(0)), nnx.Param))
     is_small = _entries(params) < SMALL or jax.default_backend() != "cpu"
@@ -211,7 +211,7 @@ def make_trainer(
         return models.create(
             network.model,
             num_classes=dataset.num_classes,
-            image_shape=dataset.image_shape,
+            input_shape=dataset.input_shape,
             rngs=rngs,
         )
 

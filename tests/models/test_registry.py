@@ -54,8 +54,8 @@ def test_num_classes_below_one_are_refused():
 
 def test_spec_fits_the_network(name, abstract):
     spec = models.spec(name)
-    is_text = name.startswith(("transformer", "gru"))
-    if not is_text:
+    assert spec.is_text == name.startswith(("transformer", "gru"))
+    if not spec.is_text:
         assert len(spec.mean) == len(spec.std) == spec.input_shape[-1]
         assert min(spec.std) > 0
     num_classes = 1000 if name == "resnet50" else 10
@@ -63,7 +63,7 @@ def test_spec_fits_the_network(name, abstract):
     model.eval()
     batch = jax.ShapeDtypeStruct((2, *spec.inputs.shape), spec.inputs.dtype)
     found = jax.eval_shape(lambda m, x: m(x), model, batch)
-    tokens = spec.input_shape if is_text else ()
+    tokens = spec.input_shape if spec.is_text else ()
     assert (found.shape, found.dtype) == ((2, *tokens, num_classes), jnp.float32)
 
 

@@ -130,8 +130,8 @@ def test_validation_images_are_training_images():
     held_out = for_validation(dataset)
     assert len(held_out.test_labels) == dataset.num_examples // 5
     assert held_out.num_examples + len(held_out.test_labels) == dataset.num_examples
-    known = {image.tobytes() for image in dataset.train_images}
-    assert all(image.tobytes() in known for image in held_out.test_images)
+    known = {image.tobytes() for image in dataset.train_inputs}
+    assert all(image.tobytes() in known for image in held_out.test_inputs)
 
 
 def test_time_that_is_up_ends_what_depends_on_it_too(tmp_path):
