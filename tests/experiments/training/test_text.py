@@ -137,9 +137,8 @@ def trainer(config):
 
 def test_the_loss_of_a_text_is_the_mean_over_its_bytes(trainer, folder):
     state = jax.jit(trainer.init)(0)
-    inputs, labels = (
-        x[:3] for x in vars(data.load(folder)).values() if np.ndim(x) == 2
-    )
+    dataset = data.load(folder)
+    inputs, labels = dataset.train_inputs[:3], dataset.train_labels[:3]
     found = jax.jit(trainer.metrics)(state.params, {}, inputs, labels)
     logits = np.float64(trainer.logits(state.params, {}, jnp.asarray(inputs)))
     right = np.take_along_axis(logits, labels[..., None], -1)[..., 0]
@@ -169,7 +168,7 @@ def test_a_batch_in_parts_is_as_if_whole(trainer, folder):
 def test_kernels_become_sparse_and_all_else_stays_dense(config, tmp_path):
     method = Target(0.6, proximal="power3", direction="adam", thresholds="kernels")
     config = dataclasses.replace(
-        config, method=method, epochs=6, schedule="warmup-cosine"
+        config, method=method, batch_size=1, epochs=6, schedule="warmup-cosine"
     )
     directory = session.train(config, tmp_path / "run")
     summary = read_json(directory / "summary.json")
