@@ -150,7 +150,7 @@ def too_late(end: float) -> Callable[[], bool]:
 def run_row(name: str, plan: Plan, options: Options) -> Row:
     """How far a run came, beside what the authors' ended with."""
     rows = read_metrics(options.output / name)
-    speeds = [row["images_per_second"] for row in rows]
+    speeds = [row["examples_per_second"] for row in rows]
     theirs = authors.summary(PRESETS[name])
     return {
         "run": name,

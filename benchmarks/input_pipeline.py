@@ -79,14 +79,14 @@ def in_memory(options: Options) -> list[dict[str, Any]]:
     images = min(options.images, len(dataset.train_labels)) // size * size
     dataset = dataclasses.replace(
         dataset,
-        train_images=dataset.train_images[:images],
+        train_inputs=dataset.train_inputs[:images],
         train_labels=dataset.train_labels[:images],
     )
     mesh = data_mesh()
     trainer = make_trainer(config, dataset.num_classes, images, mesh)
     passes = passes_in_memory(trainer, dataset)
     batch = jax.device_put(
-        (dataset.train_images[:size], dataset.train_labels[:size]),
+        (dataset.train_inputs[:size], dataset.train_labels[:size]),
         NamedSharding(mesh, PartitionSpec("data")),
     )
     plain = dataclasses.replace(trainer, augmentation="none")

@@ -98,7 +98,7 @@ def compile_epoch(network: str, optimizer: str, devices: Sequence[jax.Device]) -
     mesh = data_mesh(devices)
     classes = train_step.num_classes(config)
     trainer = make_trainer(config, classes, 2 * batch_size, mesh)
-    shape = (2 * batch_size, *models.spec(network).image_shape)
+    shape = (2 * batch_size, *models.spec(network).input_shape)
     everywhere = NamedSharding(mesh, PartitionSpec())
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),

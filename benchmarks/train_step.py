@@ -97,7 +97,7 @@ def num_classes(config: Config) -> int:
 def random_batch(config: Config) -> tuple[jax.Array, jax.Array]:
     """Images of random pixels, uint8, and labels, on the default device."""
     rng = np.random.default_rng(0)
-    shape = (config.batch_size, *models.spec(config.model).image_shape)
+    shape = (config.batch_size, *models.spec(config.model).input_shape)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     labels = rng.integers(0, num_classes(config), len(images), dtype=np.int32)
     return jax.device_put((images, labels))

@@ -29,7 +29,7 @@ class Options:
     """Trains a preset with every setting and every seed."""
 
     preset: Annotated[str, tyro.conf.Positional] = "digits-mlp"
-    """A preset of gRDA whose data fit in memory."""
+    """A preset of gRDA, or of a sparsity, whose data fit in memory."""
     c: tuple[float, ...] = (0.02, 0.05, 0.1)
     """Strengths of the threshold."""
     mu: tuple[float, ...] = (0.6,)
@@ -48,12 +48,14 @@ class Options:
     """Run directory; by default a new one under runs/. Nothing is overwritten."""
 
     def __post_init__(self):
-        known = [name for name in PRESETS if isinstance(PRESETS[name].method, Grda)]
+        known = [name for name in PRESETS if PRESETS[name].method.is_sparse]
         if self.preset not in known:
             raise ValueError(
                 f"preset must be one of gRDA, got {self.preset!r}."
                 f"{did_you_mean(self.preset, known)}"
             )
+        if isinstance(PRESETS[self.preset].method, Target) and not self.sparsity:
+            raise ValueError(f"sparsity must be given with {self.preset}, got none")
         if self.seeds < 1 or not self.methods:
             raise ValueError(
                 "seeds must be >= 1, and c and mu must hold a value each: got "
@@ -64,11 +66,13 @@ class Options:
     @property
     def methods(self) -> list[Method]:
         """A method a setting."""
-        groups = PRESETS[self.preset].method.groups
+        method = PRESETS[self.preset].method
+        if isinstance(method, Target):
+            return [dataclasses.replace(method, sparsity=s) for s in self.sparsity]
         if self.sparsity:
-            return [Target(sparsity, groups) for sparsity in self.sparsity]
+            return [Target(sparsity, method.groups) for sparsity in self.sparsity]
         grid = itertools.product(self.c, self.mu)
-        return [Grda(c, mu, groups) for c, mu in grid]
+        return [Grda(c, mu, method.groups) for c, mu in grid]
 
     @property
     def config(self) -> Config:
@@ -132,7 +136,8 @@ def summarize(methods: list[Method], found: dict[str, Any]) -> list[dict[str, fl
         row["test_accuracy_std"] = float(seeds["test_accuracy"].std())
         if isinstance(method, Target):
             asked = method.sparsity
-            row["worst_deviation"] = float(abs(seeds["sparsity"] - asked).max())
+            if method.thresholds == "all":  # else the zeros of others count as well
+                row["worst_deviation"] = float(abs(seeds["sparsity"] - asked).max())
             rows.append({"asked": asked} | row)
         else:
             rows.append({"c": method.c, "mu": method.mu} | row)

@@ -91,8 +91,11 @@ def read_options(arguments: list[str]) -> Options:
 
 def run(options: Options) -> None:
     """Trains, and says what came of it."""
+    import math
+
     import jax
 
+    import models
     from experiments.training.devices import start_processes
     from experiments.training.directory import read_json
     from experiments.training.session import train
@@ -110,8 +113,11 @@ def run(options: Options) -> None:
     )
     if jax.process_index() == 0:
         summary = read_json(directory / "summary.json")
+        perplexity = ""
+        if models.spec(options.config.model).is_text:
+            perplexity = f"perplexity {math.exp(summary['test_loss']):.2f} a byte, "
         print(
-            f"test accuracy {summary['test_accuracy']:.2%}, "
+            f"test accuracy {summary['test_accuracy']:.2%}, {perplexity}"
             f"{summary['sparsity']:.2%} of the weights are zero; "
             f"metrics and checkpoints are in {directory}"
         )

@@ -1,4 +1,4 @@
-"""The networks of the paper in Flax NNX, by name."""
+"""The networks of the paper, and two of text, in Flax NNX, by name."""
 
 from models._registry import Spec as Spec
 from models._registry import create as create

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models._initializers import torch_uniform
+from models._initializers import normal, torch_uniform
 
 
 def linear(
@@ -165,3 +165,31 @@ def check_images(images: jax.Array, *expected: int | str) -> None:
     ):
         shape = ", ".join(map(str, ("batch", *expected)))
         raise ValueError(f"images must have shape ({shape}), got {images.shape}")
+
+
+class Embedding(nnx.Embed):
+    """A row a token; products of two rows start of order one.
+
+    nnx.Embed does not know how rows lie that tokens pick on a mesh of Explicit axes.
+    """
+
+    def __init__(self, vocabulary: int, features: int, **options):
+        init = normal(features**-0.5)
+        super().__init__(vocabulary, features, embedding_init=init, **options)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        sharding = jax.typeof(tokens).sharding
+        rows = None  # where the batch lies
+        if not sharding.mesh.empty:
+            rows = sharding.update(spec=jax.P(*sharding.spec, None))
+        table = self.embedding[...].astype(self.dtype)
+        return table.at[tokens].get(mode="fill", out_sharding=rows)
+
+
+def check_tokens(tokens: jax.Array) -> None:
+    """Raises ValueError unless tokens are integers of shape (batch, length)."""
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            "tokens must be integers of shape (batch, length), got "
+            f"{tokens.dtype} {tokens.shape}"
+        )

@@ -1,4 +1,4 @@
-"""The networks by name: what builds each, and which images it was made for."""
+"""The networks by name: what builds each, and which inputs it was made for."""
 
 import functools
 from collections.abc import Callable
@@ -11,22 +11,41 @@ from flax import nnx
 from models._initializers import he_normal
 from models.cnn import KerasCNN
 from models.mlp import MLP
+from models.recurrent import GRU
 from models.resnet import ResNet
+from models.transformer import Transformer
 from models.vgg import VGG, AuthorsVGG
 from models.wide_resnet import WideResNet
 
 
 class Spec(NamedTuple):
-    """A network, and the images its published weights expect."""
+    """A network, and the images or the text that it was made for."""
 
-    network: Callable[..., nnx.Module]  # network(num_classes, *, image_shape, ...)
-    image_shape: tuple[int, int, int]  # height, width, channels
-    mean: tuple[float, ...]  # per channel, of images scaled to [0, 1]; subtracted,
-    std: tuple[float, ...]  # and then divided by
+    network: Callable[..., nnx.Module]  # network(num_classes, *, input_shape, ...)
+    input_shape: tuple[int, ...]  # height, width, channels of images; (length,) of text
+    mean: tuple[float, ...] = ()  # per channel, of images scaled to [0, 1]; subtracted,
+    std: tuple[float, ...] = ()  # and then divided by. () of text
+
+    @property
+    def is_text(self) -> bool:
+        """Whether inputs are tokens of text."""
+        return len(self.input_shape) == 1
+
+    @property
+    def inputs(self) -> jax.ShapeDtypeStruct:
+        """One input: a normalised image, float32, or the tokens of a text, int32."""
+        dtype = jnp.int32 if self.is_text else jnp.float32
+        return jax.ShapeDtypeStruct(self.input_shape, dtype)
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+
+def _transformer(width: int, blocks: int, heads: int, length: int) -> Spec:
+    network = functools.partial(Transformer, width=width, blocks=blocks, heads=heads)
+    return Spec(network, (length,))
+
 
 # VGG on CIFAR with ImageNet's mean, WideResNet with its own: so the authors did.
 _SPECS = {
@@ -69,6 +88,11 @@ _SPECS = {
         mean=(0.0,),
         std=(1.0,),
     ),
+    "transformer-64x2": _transformer(64, 2, 4, length=128),
+    "transformer-128x4": _transformer(128, 4, 4, length=128),
+    "transformer-384x6": _transformer(384, 6, 6, length=128),
+    "transformer-768x12": _transformer(768, 12, 12, length=1024),
+    "gru-64": Spec(functools.partial(GRU, width=64), (128,)),
 }
 
 
@@ -78,7 +102,7 @@ def names() -> tuple[str, ...]:
 
 
 def spec(name: str) -> Spec:
-    """The network of that name, its image shape and its normalisation.
+    """The network of that name, and what it was made for.
 
     Raises:
       ValueError: if there is no network of that name; it lists those there are.
@@ -101,17 +125,19 @@ def create(
 
     Args:
       name: one of names().
-      num_classes: how many logits, at least 1.
+      num_classes: how many logits, at least 1; of networks of text, the vocabulary.
       rngs: its `params` stream draws the initial weights. Nothing random is stored.
       dtype: what convolutions and dense layers compute in. BatchNorm's statistics and
         the logits are float32 whatever it is.
       param_dtype: what the parameters are stored in.
-      **options: the network's own: `image_shape` (for images of another size), depth
+      **options: the network's own: `input_shape` (for images of another size), depth
         and widths, dropout.
 
     Returns:
-      A module `model(images, rngs=None)` that maps normalised images (batch, height,
-      width, channels) to logits (batch, num_classes), float32. `model.train()` and
+      A module `model(inputs, rngs=None)`. It maps normalised images (batch, height,
+      width, channels) to logits (batch, num_classes), float32; or the tokens of texts
+      (batch, length), integers, to logits of the token that follows each, (batch,
+      length, num_classes), float32. `model.train()` and
       `model.eval()` switch dropout and BatchNorm; in training mode, dropout takes its
       keys from the `dropout` stream of `rngs`. Apart from parameters its state holds
       BatchNorm's running statistics alone.
@@ -129,10 +155,10 @@ def create(
       (32, 10)
       >>> graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     """
-    network, image_shape, _, _ = spec(name)
+    network, input_shape, *_ = spec(name)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    options = {"image_shape": image_shape} | options
+    options = {"input_shape": input_shape} | options
     return network(
         num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs, **options
     )

@@ -25,7 +25,7 @@ class KerasCNN(nnx.Module):
 
     Args:
       num_classes: how many logits.
-      image_shape: height, width and channels of the images.
+      input_shape: height, width and channels of the images.
       widths: channels of the convolutions, one number a pair.
       hidden: width of the hidden layer.
       dropout: rates behind the pairs, and before the logits.
@@ -39,7 +39,7 @@ class KerasCNN(nnx.Module):
         self,
         num_classes: int,
         *,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
+        input_shape: tuple[int, int, int] = (32, 32, 3),
         widths: Sequence[int] = (32, 64),
         hidden: int = 512,
         dropout: tuple[float, float] = (0.25, 0.5),
@@ -59,15 +59,15 @@ class KerasCNN(nnx.Module):
             init = glorot_uniform(fan_in, fan_out)
             return linear(fan_in, fan_out, kernel_init=init, **options)
 
-        height, width, channels = image_shape
+        height, width, channels = input_shape
         for _ in widths:
             height, width = (height - 2) // 2, (width - 2) // 2
         if min(height, width) < 1:
             raise ValueError(
-                f"image_shape must be large enough for {len(widths)} pairs of "
-                f"convolutions and poolings, got {image_shape}"
+                f"input_shape must be large enough for {len(widths)} pairs of "
+                f"convolutions and poolings, got {input_shape}"
             )
-        self.image_shape = tuple(image_shape)
+        self.input_shape = tuple(input_shape)
         self.pairs = nnx.List()
         for features in widths:
             same = keras_conv(channels, features, padding=1)
@@ -81,7 +81,7 @@ class KerasCNN(nnx.Module):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Logits (batch, num_classes), float32; dropout draws from rngs.dropout."""
-        check_images(images, *self.image_shape)
+        check_images(images, *self.input_shape)
         x = images
         for pair in self.pairs:
             for layer in pair:

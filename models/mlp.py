@@ -22,7 +22,7 @@ class MLP(nnx.Module):
 
     Args:
       num_classes: how many logits.
-      image_shape: lengths of one input's axes; they are flattened.
+      input_shape: lengths of one input's axes; they are flattened.
       features: widths of the hidden layers.
       kernel_init: initialiser of a kernel, given its fan-in and fan-out.
       dtype, param_dtype, rngs: see models.create.
@@ -32,14 +32,14 @@ class MLP(nnx.Module):
         self,
         num_classes: int,
         *,
-        image_shape: Sequence[int],
+        input_shape: Sequence[int],
         features: Sequence[int],
         kernel_init: Callable[[int, int], nnx.Initializer] = glorot_uniform,
         dtype: jax.typing.DTypeLike = jnp.float32,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        widths = (math.prod(image_shape), *features, num_classes)
+        widths = (math.prod(input_shape), *features, num_classes)
         self.layers = nnx.List(
             linear(
                 fan_in,

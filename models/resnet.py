@@ -20,7 +20,7 @@ class ResNet(nnx.Module):
 
     Args:
       num_classes: how many logits.
-      image_shape: only the channels matter, images may have any size.
+      input_shape: only the channels matter, images may have any size.
       stage_sizes: number of bottlenecks in each stage.
       width: channels of the stem and of the first stage's 3x3 convolutions; they double
         from stage to stage.
@@ -31,7 +31,7 @@ class ResNet(nnx.Module):
         self,
         num_classes: int,
         *,
-        image_shape: tuple[int, int, int] = (224, 224, 3),
+        input_shape: tuple[int, int, int] = (224, 224, 3),
         stage_sizes: Sequence[int] = (3, 4, 6, 3),
         width: int = 64,
         dtype: jax.typing.DTypeLike = jnp.float32,
@@ -39,7 +39,7 @@ class ResNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.stem = ConvNorm(image_shape[-1], width, 7, 2, options)
+        self.stem = ConvNorm(input_shape[-1], width, 7, 2, options)
         self.stages = nnx.List()
         channels = width
         for s, size in enumerate(stage_sizes):

@@ -26,12 +26,12 @@ class VGG(nnx.Module):
     Dropout stands before the first and the second dense layer, none before the last.
     Convolutions start from N(0, 2 / (9 out_channels)) with zero biases, dense layers as
     PyTorch's do. VGG16 has 15,245,130 parameters at 10 classes, with BatchNorm
-    15,253,578. With image_shape (224, 224, 3) and hidden 4096 it is torchvision's, but
+    15,253,578. With input_shape (224, 224, 3) and hidden 4096 it is torchvision's, but
     for the places of dropout.
 
     Args:
       num_classes: how many logits.
-      image_shape: height, width and channels of the images.
+      input_shape: height, width and channels of the images.
       blocks: channels of the convolutions, block by block.
       hidden: width of the two hidden dense layers.
       batch_norm: whether BatchNorm follows every convolution.
@@ -46,7 +46,7 @@ class VGG(nnx.Module):
         self,
         num_classes: int,
         *,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
+        input_shape: tuple[int, int, int] = (32, 32, 3),
         blocks: Sequence[Sequence[int]] = VGG16,
         hidden: int = 512,
         batch_norm: bool = False,
@@ -56,14 +56,14 @@ class VGG(nnx.Module):
         rngs: nnx.Rngs,
     ):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        height, width, channels = image_shape
+        height, width, channels = input_shape
         last_height, last_width = height >> len(blocks), width >> len(blocks)
         if min(last_height, last_width) < 1:
             raise ValueError(
-                f"image_shape must be at least {2 ** len(blocks)} pixels high and wide "
-                f"for {len(blocks)} blocks, got {image_shape}"
+                f"input_shape must be at least {2 ** len(blocks)} pixels high and wide "
+                f"for {len(blocks)} blocks, got {input_shape}"
             )
-        self.image_shape = tuple(image_shape)
+        self.input_shape = tuple(input_shape)
         self.blocks = nnx.List()
         for block in blocks:
             layers = nnx.List()
@@ -82,7 +82,7 @@ class VGG(nnx.Module):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Logits (batch, num_classes), float32; dropout draws from rngs.dropout."""
-        check_images(images, *self.image_shape)
+        check_images(images, *self.input_shape)
         x = images
         for block in self.blocks:
             x = max_pool_2x2(self._convolve(block, x))

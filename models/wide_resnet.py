@@ -16,7 +16,7 @@ class WideResNet(nnx.Module):
 
     Args:
       num_classes: how many logits.
-      image_shape: only the channels matter, images may have any size.
+      input_shape: only the channels matter, images may have any size.
       depth: number of layers, 6 n + 4 for n blocks a stage.
       widen_factor: the stages are 16, 32 and 64 times as wide.
       dropout: rate between the convolutions of a block; the authors use none.
@@ -30,7 +30,7 @@ class WideResNet(nnx.Module):
         self,
         num_classes: int,
         *,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
+        input_shape: tuple[int, int, int] = (32, 32, 3),
         depth: int = 28,
         widen_factor: int = 10,
         dropout: float = 0.0,
@@ -41,7 +41,7 @@ class WideResNet(nnx.Module):
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 6 n + 4, n >= 1, got {depth}")
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.stem = conv(image_shape[-1], 16, 3, **options)
+        self.stem = conv(input_shape[-1], 16, 3, **options)
         self.stages = nnx.List()
         channels = 16
         for features, stride in ((16, 1), (32, 2), (64, 2)):

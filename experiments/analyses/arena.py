@@ -7,16 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import models
 from experiments.analyses._files import Found, Rows
 from experiments.analyses._plots import panels
 from experiments.analyses._show import Cells, Section
-from experiments.arena.methods import METHODS
+from experiments.arena.methods import METHODS, TWINS
 
 KEYS = {"rows": ("network", "method", "phase", "pace", "sparsity", "strength", "seed")}
 
 NEAR = 0.005  # a run whose zeros are farther from what was wanted says so
 MARKERS = "v^<>sPXD*hd"
-TWIN = "momentum"  # the dense run that others are measured by
 
 
 def sentence(found: Found) -> str:
@@ -38,7 +38,7 @@ def sentence(found: Found) -> str:
             text = ", ".join(
                 f"{METHODS[name].label} {_percent(of)}" for name, of in ranked[:3]
             )
-            twin = [r for r in group if r["method"] == TWIN]
+            twin = [r for r in group if r["method"] in TWINS.values()]
             dense = f" (dense {_percent(twin)})" if twin else ""
             what = "zeros in whole units" if by_units else "zeros"
             texts.append(
@@ -68,9 +68,18 @@ def sections(found: Found) -> Iterator[Section]:
                 table(group, "test_accuracy", 100),
                 f"{what}: test accuracy, %, mean ± std of {runs} seeds",
             )
+            if models.spec(rows[0]["model"]).is_text:
+                yield Section(
+                    f"Test loss: {what}",
+                    "A byte, in nats.",
+                    figure(group, "test_loss", "test loss, nats"),
+                    f"arena_test_loss_{name}",
+                    table(group, "test_loss"),
+                    f"{what}: test loss, nats a byte, mean ± std of {runs} seeds",
+                )
             yield Section(
                 f"Training loss: {what}",
-                "Of the final weights on the training images, in evaluation mode.",
+                "Of the final weights on the training inputs, in evaluation mode.",
                 figure(group, "train_loss", "training loss, nats"),
                 f"arena_loss_{name}",
                 table(group, "train_loss"),
@@ -117,7 +126,7 @@ def figure(rows: Rows, name: str, label: str, scale: float = 1.0) -> Figure:
     ticks = sorted({100 * row["sparsity"] for row in rows if row["sparsity"] > 0})
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set(xlabel="zeros in kernels, %", ylabel=label)
-    if name == "train_loss":
+    if name.endswith("loss"):
         ax.set_yscale("log")
     else:  # where most of the lines are; those that fail are in the table
         values = [scale * np.mean([row[name] for row in of]) for of in _points(rows)]
@@ -135,7 +144,7 @@ def _draw(
     """The line of a method, with a band; that of a dense twin goes across."""
     family, label = METHODS[method].family, METHODS[method].label
     if family == "dense":
-        style = "-" if method == TWIN else "--"
+        style = "-" if method in TWINS.values() else "--"
         level = scale * np.mean([row[name] for row in rows])
         ax.axhline(level, color="black", linestyle=style, linewidth=1, label=label)
         return

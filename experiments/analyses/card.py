@@ -112,7 +112,7 @@ def subject(path: Path, options: Card) -> Subject:
         loaded = data.load(dataset, options.data_dir)
         config = Config(model=model, dataset=dataset, method=Sgd())
         trainer = make_trainer(config, loaded.num_classes, loaded.num_examples)
-        test = jax.device_put((loaded.test_images, loaded.test_labels))
+        test = jax.device_put((loaded.test_inputs, loaded.test_labels))
         shapes = jax.eval_shape(trainer.init, 0)
         whole = {"params": shapes.params, "batch_stats": shapes.batch_stats}
         try:
@@ -124,6 +124,8 @@ def subject(path: Path, options: Card) -> Subject:
             raise UserError(f"run must be a file of {model}: {error}") from error
         if not all(isinstance(x, np.ndarray) for x in jax.tree.leaves(whole)):
             raise UserError(f"run must hold BatchNorm's statistics too: {path}")
+    if test[0].ndim == 2:
+        raise UserError(f"run must be of images, got {path}, which is of text")
     return Subject(
         {
             "run": str(path.resolve()),

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import models
 from experiments.analyses import _authors as authors
 from experiments.analyses._files import Found
 from experiments.analyses._plots import (
@@ -123,6 +124,7 @@ def table(results: Sequence[Result]) -> Cells:
             "method": result.label,
             "seeds": str(len(result.seeds)),
             "test accuracy, %": _spread(accuracy),
+            **_perplexity(result),
             "weights exactly zero, %": _spread(zeros),
             "nonzero weights": f"{left:,.0f} of {result.parameters:,}",
             "training loss": _spread(np.array(result.train_loss), digits=4),
@@ -143,6 +145,13 @@ def table(results: Sequence[Result]) -> Cells:
                     row[f"{what}: difference"] = f"{sigmas:+.1f} σ"
         rows.append(row)
     return filled(rows)
+
+
+def _perplexity(result: Result) -> dict[str, str]:
+    """A cell for a network of text: e to the test loss, a byte."""
+    if not models.spec(result.config.model).is_text:
+        return {}
+    return {"perplexity": _spread(np.exp(result.test_loss))}
 
 
 def layers_table(results: Sequence[Result]) -> Cells:

@@ -13,7 +13,8 @@ from experiments.analyses._show import Cells, Section
 def sentence(found: Found) -> str:
     """How long the runs took, and how close they came to what they were asked for."""
     text = f"{found['runs']} runs took {found['seconds']:.1f} s."
-    off = [row["worst_deviation"] for row in found["rows"] if "asked" in row]
+    rows = found["rows"]
+    off = [row["worst_deviation"] for row in rows if "worst_deviation" in row]
     if off:
         text += f" The worst of them is {100 * max(off):.2f} points off what was asked."
     return text

@@ -58,8 +58,8 @@ def measure(
     for run, (c, seed) in enumerate(itertools.product(options.c, seeds)):
         state = jax.tree.map(lambda leaf, run=run: leaf[run], trained.state)
         network = trained.passes.trainer.network(state.params, state.batch_stats)
-        network = shrink(network, dataset.image_shape)
-        parameters, multiply_adds, widths = cost(network, dataset.image_shape)
+        network = shrink(network, dataset.input_shape)
+        parameters, multiply_adds, widths = cost(network, dataset.input_shape)
         hidden = [*widths.values()][:-1]
         rows.append(
             {

@@ -2,10 +2,12 @@
 
     python -m experiments.arena digits-mlp
     python -m experiments.arena cifar10-small-cnn --cifar10 cifar10.npz --minutes 60
+    python -m experiments.arena text-64x2 --sparsity 0.5 0.8 0.9 0.95
     python -m experiments.arena digits-mlp --output runs/arena --resume
 
-Every method trains every network with the same images, epochs, batches and schedule.
-Each chooses its learning rate, of five, on images held out of the training images; then
+Every method trains every network with the same inputs, epochs, batches and schedule;
+those of Adam train text, the others images. Each chooses its learning rate, of five, on
+inputs held out of the training inputs; then
 it trains with each seed at each sparsity of the kernels, and is tested. Writes
 arena.json after every step, figures at the end, and prints a table. The report takes
 its directory.
@@ -34,9 +36,11 @@ class Options:
 
     networks: Annotated[tuple[str, ...], tyro.conf.Positional] = ("digits-mlp",)
     """digits-mlp, digits-mlp-trained, digits-wrn10x1, cifar10-mlp, cifar10-small-cnn,
-    cifar10-vgg16bn. A trained one is trained densely first, and then made sparse."""
+    cifar10-vgg16bn, text-64x2. A trained one is trained densely first, and then made
+    sparse."""
     methods: tuple[str, ...] = ()
-    """Names of methods; by default all. The dense twin with momentum always runs."""
+    """Names of methods; by default all that train the network. The dense twin, with
+    momentum or of Adam, always runs."""
     sparsity: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
     """Fractions of the kernels' weights to make zero."""
     seeds: int = 5
@@ -85,7 +89,11 @@ def main(options: Options) -> Path:
     found["environment"] = environment()
     plan = contest.Plan(options.sparsity, options.seeds, options.tuning_seeds)
     deadline = time.monotonic() + 60 * (options.minutes or float("inf"))
-    pairs = [(n, m) for n in options.networks for m in contest.names(options.methods)]
+    pairs = [
+        (network, method)
+        for network in options.networks
+        for method in contest.names(options.methods, NETWORKS[network].direction)
+    ]
     with lock(directory), progress_bar(len(pairs), "arena", unit="method") as bar:
         for network, method in pairs:
             bar.set_postfix_str(f"{network} {method}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.arena.methods import METHODS
+from experiments.arena.methods import METHODS, TWINS
 from experiments.arena.networks import NETWORKS
 from experiments.arena.runs import Setting
 
@@ -147,8 +147,15 @@ def of_test(rows: Rows) -> Rows:
     return [row for row in rows if row["phase"] == "test"]
 
 
-def names(chosen: Sequence[str]) -> list[str]:
-    """The methods of a contest, after the dense twins that they take rates from."""
-    chosen = chosen or list(METHODS)
+def names(chosen: Sequence[str], direction: str = "gradient") -> list[str]:
+    """The methods of a contest, after the dense twins that they take rates from.
+
+    Args:
+      chosen: names of methods; none for all.
+      direction: of the network. Methods of another direction are left out.
+    """
+    chosen = [
+        name for name in chosen or METHODS if METHODS[name].direction == direction
+    ]
     twins = [METHODS[name].twin for name in chosen if METHODS[name].strengths]
-    return list(dict.fromkeys(("momentum", *twins, *chosen)))
+    return list(dict.fromkeys((TWINS[direction], *twins, *chosen)))

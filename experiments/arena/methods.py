@@ -9,6 +9,7 @@ import optax
 
 from experiments.rivals._task import Task
 from experiments.rivals.ac_dc import ac_dc
+from experiments.rivals.adam_metric import adam_metric
 from experiments.rivals.autosparse import autosparse
 from experiments.rivals.dep_l0 import dep_l0
 from experiments.rivals.dst import dst
@@ -49,6 +50,7 @@ class Method:
     # The dense twin whose learning rate such a method takes, as their papers do.
     twin: Literal["momentum", "sgd"] = "momentum"
     by_units: bool = False  # whole output units of hidden layers become zero
+    direction: Literal["gradient", "adam"] = "gradient"  # of networks that it trains
 
 
 def _sgd(task: Task) -> optax.GradientTransformation:
@@ -76,13 +78,16 @@ def dial(
     task: Task, map_: Proximal = soft, momentum: bool = True
 ) -> optax.GradientTransformation:
     """The dial, which comes to its sparsity within half of the steps."""
-    return target_sparsity(
+    dual_average = target_sparsity(
         task.rate if momentum else _pace(task),
         sparsity_ramp(task.sparsity, task.steps // 2),
         momentum=task.momentum if momentum else None,
         proximal=map_,
         weight_decay=task.weight_decay,
     )
+    if task.direction == "adam":
+        return optax.chain(optax.scale_by_adam(), dual_average)
+    return dual_average
 
 
 def dial_units(task: Task) -> optax.GradientTransformation:
@@ -117,6 +122,8 @@ def _by_travel(make: Make) -> Make:
 def _rival(label: str, make: Make, **fields):
     return Method(label, make, "rival", **fields)
 
+
+_ADAM = {"direction": "adam"}
 
 METHODS: dict[str, Method] = {
     "momentum": Method("momentum SGD, dense", Task.descent, "dense"),
@@ -153,4 +160,19 @@ METHODS: dict[str, Method] = {
     "l0-units": _rival("L0, constraint", hard_concrete_units, by_units=True),
     "dep-l0": _rival("Dep-L0", dep_l0, by_units=True, strengths=(1e-6, 1e-2)),
     "gdp": _rival("GDP", gdp, by_units=True, strengths=(3.0, 60.0)),
+    "adamw": Method("AdamW, dense", Task.descent, "dense", **_ADAM),
+    "dial-adam-soft": _ours("dial, soft, Adam", dial, **_ADAM),
+    "dial-adam-power3": _ours(
+        "dial, power(3), Adam", functools.partial(dial, map_=power(3)), **_ADAM
+    ),
+    "dial-adam-metric": _ours("dial in Adam's metric", adam_metric, **_ADAM),
+    "dial-adam-metric-power3": _ours(
+        "dial in Adam's metric, power(3)",
+        functools.partial(adam_metric, p=3),
+        **_ADAM,
+    ),
+    "gradual-adam": _rival("gradual pruning, Adam", gradual_global, **_ADAM),
 }
+
+# The dense run that others are measured by, by the direction of their steps.
+TWINS = {"gradient": "momentum", "adam": "adamw"}

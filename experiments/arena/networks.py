@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from experiments.training.data import Dataset
 class Network:
     """A network and the budget of its runs.
 
-    All runs pass over the same images for the same epochs, in batches of one size, at a
+    All runs pass over the same inputs for the same epochs, in batches of one size, at a
     learning rate that falls as half a cosine to zero.
     """
 
@@ -22,12 +23,13 @@ class Network:
     epochs: int
     batch_size: int
     # Learning rates that methods choose from, in units of gamma / (1 - beta): what
-    # plain SGD would have at the same pace.
+    # plain SGD would have at the same pace. Of Adam, learning rates.
     paces: tuple[float, ...]
-    images: int | None = None  # the first of the training images; None for all
+    examples: int | None = None  # the first of the training inputs; None for all
     augmentation: str = "none"
     weight_decay: float = 5e-4
-    momentum: float = 0.9
+    momentum: float | None = 0.9  # None of Adam, which has its own
+    direction: Literal["gradient", "adam"] = "gradient"  # which methods train it
     # Epochs of dense training before all methods begin, at the middle one of the paces.
     trained: int = 0
 
@@ -43,16 +45,27 @@ NETWORKS: dict[str, Network] = {
     "digits-mlp": Network("digits-mlp", epochs=60, **_DIGITS),
     "digits-wrn10x1": Network("digits-wrn10x1", epochs=30, **_DIGITS),
     "digits-mlp-trained": Network("digits-mlp", epochs=6, trained=60, **_DIGITS),
-    "cifar10-mlp": Network("cifar-mlp", epochs=10, images=10_000, **_CIFAR),
-    "cifar10-small-cnn": Network("small-cnn", epochs=6, images=10_000, **_CIFAR),
+    "cifar10-mlp": Network("cifar-mlp", epochs=10, examples=10_000, **_CIFAR),
+    "cifar10-small-cnn": Network("small-cnn", epochs=6, examples=10_000, **_CIFAR),
     "cifar10-vgg16bn": Network(
         "vgg16bn", epochs=30, augmentation="flip-crop", **_CIFAR
+    ),
+    "text-64x2": Network(
+        "transformer-64x2",
+        "python-stdlib",
+        epochs=4,
+        batch_size=32,
+        paces=(0.75e-3, 1.5e-3, 3e-3, 6e-3, 12e-3),
+        examples=8_192,
+        weight_decay=0.1,
+        momentum=None,
+        direction="adam",
     ),
 }
 
 
 def load(network: Network, cifar10: Path | None, data_dir: Path | None) -> Dataset:
-    """The images that a network of the arena trains on, and those that test it.
+    """The images or texts that a network trains on, and those that test it.
 
     Args:
       network: of the arena.
@@ -68,20 +81,20 @@ def load(network: Network, cifar10: Path | None, data_dir: Path | None) -> Datas
     dataset = data.load(name, data_dir)
     return dataclasses.replace(
         dataset,
-        train_images=dataset.train_images[: network.images],
-        train_labels=dataset.train_labels[: network.images],
+        train_inputs=dataset.train_inputs[: network.examples],
+        train_labels=dataset.train_labels[: network.examples],
     )
 
 
 def for_validation(dataset: Dataset) -> Dataset:
-    """A fifth of the training images in place of the test images, the rest to train."""
+    """A fifth of the training inputs in place of the test inputs, the rest to train."""
     n = dataset.num_examples
     train, held_out = np.split(np.random.default_rng(0).permutation(n), [n - n // 5])
-    images, labels = dataset.train_images, dataset.train_labels
+    inputs, labels = dataset.train_inputs, dataset.train_labels
     return dataclasses.replace(
         dataset,
-        train_images=images[train],
+        train_inputs=inputs[train],
         train_labels=labels[train],
-        test_images=images[held_out],
+        test_inputs=inputs[held_out],
         test_labels=labels[held_out],
     )

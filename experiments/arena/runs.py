@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 import models
-from experiments.arena.methods import METHODS, Method
+from experiments.arena.methods import METHODS, TWINS, Method
 from experiments.arena.networks import Network
 from experiments.rivals._task import Task
 from experiments.training.data import Dataset
@@ -44,12 +44,12 @@ def train(
     Args:
       network: what to train.
       method: how.
-      dataset: on which images.
+      dataset: on which images or texts.
       settings: of the runs; those that train together are one program.
 
     Returns:
       A row a setting: the fraction of zeros in the kernels that the method sees, loss
-      and accuracy of the final weights on test and training images, the seconds it
+      and accuracy of the final weights on test and training inputs, the seconds it
       trained (its share, of those side by side), and the size of the optimizer's state
       in copies of the parameters.
     """
@@ -60,7 +60,8 @@ def train(
         columns = _columns(group)
         state = program.init(columns)
         if network.trained:
-            dense = _programs(network.dense(), METHODS["momentum"], dataset)
+            twin = METHODS[TWINS[network.direction]]
+            dense = _programs(network.dense(), twin, dataset)
             pace = np.full_like(columns["pace"], network.paces[len(network.paces) // 2])
             before = columns | {"pace": pace}
             fresh = dense.init(before)
@@ -97,8 +98,8 @@ class _Program:
         self._kernels = kernels(shapes.params, dataset.num_classes, method.by_units)
         self._splits = jax.device_put(
             {
-                "test": (dataset.test_images, dataset.test_labels),
-                "train": (dataset.train_images, dataset.train_labels),
+                "test": (dataset.test_inputs, dataset.test_labels),
+                "train": (dataset.train_inputs, dataset.train_labels),
             }
         )
         self._order = jax.jit(any_trainer.order)
@@ -114,8 +115,8 @@ class _Program:
             self._compiled = self._train.lower(columns, state).compile()
             return
         copy = jax.tree.map(jnp.copy, state)  # donated
-        size, images = self._network.batch_size, self._dataset.num_examples
-        for batch in self._dataset.batches(np.arange(size + images % size), size):
+        size, examples = self._network.batch_size, self._dataset.num_examples
+        for batch in self._dataset.batches(np.arange(size + examples % size), size):
             copy = self._train(columns, copy, *batch.values())
 
     def fit(self, columns: Columns, state: TrainState) -> TrainState:
@@ -153,8 +154,8 @@ class _Program:
 
     def _evaluate(self, setting: Columns, state: TrainState) -> Columns:
         trainer, found = self._make(**setting), {}
-        for split, images in self._splits.items():
-            metrics = trainer.evaluate(state.params, state.batch_stats, *images)
+        for split, inputs in self._splits.items():
+            metrics = trainer.evaluate(state.params, state.batch_stats, *inputs)
             found |= {f"{split}_{k}": v for k, v in metrics._asdict().items()}
         seen = jax.tree.map(lambda k, w: w if k else None, self._kernels, state.params)
         return found | {"zeros": sparsity(seen)}
@@ -170,7 +171,7 @@ def together(network: Network, dataset: Dataset) -> int:
         models.create,
         network.model,
         num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
+        input_shape=dataset.input_shape,
     )
     params = jax.eval_shape(lambda: nnx.state(build(rngs=nnx.Rngs(0)), nnx.Param))
     is_small = _entries(params) < SMALL or jax.default_backend() != "cpu"
@@ -186,10 +187,10 @@ def make_trainer(
     strength: jax.typing.ArrayLike,
     seed: jax.typing.ArrayLike,
 ) -> Trainer:
-    """The trainer of a run: kernels by the method, all else dense with momentum."""
+    """The trainer of a run: kernels by the method, all else as in the dense twin."""
     spec = models.spec(network.model)
     steps = network.epochs * -(-dataset.num_examples // network.batch_size)
-    peak = (1 - network.momentum) * pace
+    peak = (1 - (network.momentum or 0.0)) * pace
     cosine = optax.cosine_decay_schedule(1.0, steps)
     task = Task(
         rate=lambda count: peak * cosine(count.astype(jnp.float32)),
@@ -199,6 +200,7 @@ def make_trainer(
         key=jax.random.fold_in(jax.random.key(seed), 2),
         momentum=network.momentum,
         weight_decay=network.weight_decay,
+        direction=network.direction,
     )
 
     def labels(params: PyTree) -> PyTree:
@@ -211,7 +213,7 @@ def make_trainer(
         return models.create(
             network.model,
             num_classes=dataset.num_classes,
-            image_shape=dataset.image_shape,
+            input_shape=dataset.input_shape,
             rngs=rngs,
         )
 
@@ -228,9 +230,12 @@ def make_trainer(
 
 def kernels(params: PyTree, num_classes: int, hidden: bool) -> PyTree:
     """True for kernels; where hidden ones alone count, not for that of the classes."""
-    return jax.tree.map(
-        lambda w: w.ndim >= 2 and not (hidden and w.shape[-1] == num_classes), params
-    )
+
+    def is_kernel(path: tuple[Any, ...], w: jax.Array) -> bool:
+        ends = path[-1].key == "kernel"
+        return ends and not (hidden and w.shape[-1] == num_classes)
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
 def _columns(settings: Sequence[Setting]) -> dict[str, np.ndarray]:

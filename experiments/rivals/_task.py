@@ -1,6 +1,6 @@
 """What every method of the arena is asked to do."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,18 @@ class Task(NamedTuple):
     sparsity: jax.typing.ArrayLike  # wanted fraction of zeros, in [0, 1)
     strength: jax.typing.ArrayLike  # of a penalty, for methods that know no sparsity
     key: jax.Array  # for methods that draw
-    momentum: float | None = 0.9  # None for plain SGD
+    momentum: float | None = 0.9  # None for plain SGD, and for Adam, which has its own
     weight_decay: float = 0.0
+    direction: Literal["gradient", "adam"] = "gradient"  # of the steps
 
     def descent(self) -> optax.GradientTransformation:
         """Dense training: SGD with momentum, and weight decay as part of the gradient.
 
-        The part of a method that takes the steps; and the dense twin of all.
+        Or AdamW, where the direction is Adam's. The part of a method that takes the
+        steps; and the dense twin of all.
         """
+        if self.direction == "adam":
+            return optax.adamw(self.rate, weight_decay=self.weight_decay)
         return optax.chain(
             optax.add_decayed_weights(self.weight_decay),
             optax.sgd(self.rate, self.momentum),

@@ -8,9 +8,13 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 from experiments.training.directory import read_json, write_json
 from experiments.training.errors import UserError
 
-Schedule = Literal["constant", "cosine", "garipov", "step-141", "step-30"]
+Schedule = Literal[
+    "constant", "cosine", "warmup-cosine", "garipov", "step-141", "step-30"
+]
 Groups = Literal["none", "units", "units-and-weights"]
 Proximal = Literal["soft", "power2", "power3", "hard"]
+Direction = Literal["gradient", "adam"]
+Thresholds = Literal["all", "kernels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +51,22 @@ class Momentum:
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Adam, with Optax's defaults."""
+    """Adam with decoupled weight decay, AdamW; else Optax's defaults."""
 
     name: ClassVar[str] = "adam"
-    label: ClassVar[str] = "Adam"
     is_sparse: ClassVar[bool] = False
+
+    weight_decay: float = 0.0
+    """Share of the weights, times the learning rate, that each step takes off them."""
+
+    def __post_init__(self):
+        _check_fields(self)
+        _check_decay(self)
+
+    @property
+    def label(self) -> str:
+        """The method and its settings, for people."""
+        return f"Adam{_of_decay(self.weight_decay)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +88,12 @@ class Grda:
     proximal: Proximal = "soft"
     """What makes weights of accumulator and threshold: optax_grda.proximal."""
     weight_decay: float = 0.0
-    """Of the accumulator, as strong as in momentum SGD."""
+    """Of the accumulator, as strong as in the dense twin."""
+    direction: Direction = "gradient"
+    """What is summed: gradients, or Adam's direction."""
+    thresholds: Thresholds = "all"
+    """Which weights may become zero. kernels: those of dense and convolutional layers;
+    embeddings, norms and biases train as in the dense twin."""
 
     def __post_init__(self):
         _check_sparse(self)
@@ -104,7 +124,12 @@ class Target:
     proximal: Proximal = "soft"
     """What makes weights of accumulator and threshold: optax_grda.proximal."""
     weight_decay: float = 0.0
-    """Of the accumulator, as strong as in momentum SGD."""
+    """Of the accumulator, as strong as in the dense twin."""
+    direction: Direction = "gradient"
+    """What is summed: gradients, or Adam's direction."""
+    thresholds: Thresholds = "all"
+    """Which weights may become zero. kernels: those of dense and convolutional layers;
+    embeddings, norms and biases train as in the dense twin."""
 
     def __post_init__(self):
         _check_sparse(self)
@@ -127,7 +152,8 @@ class Config:
     model: str = "digits-mlp"
     """Network: a name of models.names()."""
     dataset: str = "digits"
-    """digits, mnist, cifar10, cifar100, imagenet2012, or a path to an .npz file."""
+    """digits, mnist, cifar10, cifar100, imagenet2012, python-stdlib, or the path of an
+    .npz file of images or of a folder of text."""
     augmentation: Literal["none", "crop-flip", "flip-crop"] = "none"
     """What is done to training images in memory, in this order."""
     method: Method = dataclasses.field(default_factory=Grda)
@@ -137,18 +163,20 @@ class Config:
     schedule: Schedule = "constant"
     """Factor of the learning rate by epoch. garipov: 1 for half of the epochs, falling
     linearly to 0.01 at 90 %, then 0.01. cosine: half a wave, from 1 to 0. step-141: 1,
-    then 0.1 from epoch 141. step-30: divided by 10 every 30 epochs."""
+    then 0.1 from epoch 141. step-30: divided by 10 every 30 epochs. warmup-cosine, by
+    step: rising from 0 in a twentieth of all steps, then half a wave to 0."""
     epochs: int = 60
-    """Passes over the training images."""
+    """Passes over the training images or texts."""
     batch_size: int = 32
-    """Images an update, over all devices. The last batch of an epoch may be smaller."""
+    """Images or texts an update, over all devices. An epoch's last batch may be
+    smaller."""
     accumulation: int = 1
     """Parts in which a batch passes one by one, to save memory. BatchNorm sees the
     parts, and dropout draws for each; all else is as if the batch passed whole."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations. Parameters, gradients and the optimizer state stay float32."""
     seed: int = 0
-    """Of the initial weights, the order of the images, augmentation and dropout."""
+    """Of the initial weights, the order of the inputs, augmentation and dropout."""
 
     def __post_init__(self):
         _check_fields(self)
@@ -246,7 +274,7 @@ def obstacles(saved: dict[str, Any], wanted: Config) -> list[str]:
         return found
     if wanted.epochs < epochs:
         return [f"{line}, which is fewer" for line in found]
-    if wanted.schedule in ("cosine", "garipov"):
+    if wanted.schedule in ("cosine", "warmup-cosine", "garipov"):
         return [
             f"{line}, and the schedule {wanted.schedule} depends on them"
             for line in found
@@ -257,11 +285,13 @@ def obstacles(saved: dict[str, Any], wanted: Config) -> list[str]:
 
 
 def dense_twin(config: Config) -> Config:
-    """The same run without a threshold: SGD, with momentum and decay where it has."""
+    """The same run without a threshold: SGD or Adam, with momentum and decay as it."""
     method = config.method
     if isinstance(method, Grda | Target):
         dense: Method = Sgd()
-        if method.momentum or method.weight_decay:
+        if method.direction == "adam":
+            dense = Adam(method.weight_decay)
+        elif method.momentum or method.weight_decay:
             dense = Momentum(method.momentum, method.weight_decay)
         return dataclasses.replace(config, method=dense)
     return config
@@ -281,6 +311,10 @@ def _of_sparse(method: "Grda | Target") -> str:
         texts.append(f"β = {method.momentum:g}")
     if method.proximal != "soft":
         texts.append(method.proximal.replace("power", "p = "))
+    if method.direction == "adam":
+        texts.append("Adam")
+    if method.thresholds == "kernels":
+        texts.append("kernels")
     return "".join(f", {text}" for text in texts) + _of_decay(method.weight_decay)
 
 
@@ -336,10 +370,20 @@ def _check_sparse(method: "Grda | Target") -> None:
             f"proximal must be soft where groups are {method.groups}, got "
             f"{method.proximal}"
         )
+    if method.groups != "none" and method.thresholds != "all":
+        raise ValueError(
+            f"thresholds must be all where groups are {method.groups}, got "
+            f"{method.thresholds}"
+        )
+    if method.direction == "adam" and method.momentum:
+        raise ValueError(
+            "momentum must be 0 where direction is adam, which has its own, got "
+            f"{method.momentum}"
+        )
     _check_decay(method)
 
 
-def _check_decay(method: "Momentum | Grda | Target") -> None:
+def _check_decay(method: "Momentum | Adam | Grda | Target") -> None:
     _check(
         method, "weight_decay", ">= 0 and finite", lambda decay: 0 <= decay < math.inf
     )

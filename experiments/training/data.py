@@ -1,4 +1,4 @@
-"""Datasets that fit in memory: digits, MNIST, CIFAR, and .npz files that users bring.
+"""Datasets that fit in memory: digits, MNIST, CIFAR, text, and what users bring.
 
 What does not fit streams: :mod:`experiments.training.streaming`.
 """
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from experiments.training.errors import UserError
+from experiments.training.text import STDLIB, read_text
 
-Batch = dict[str, Any]  # arrays "image" and "label", and "weight" to evaluate with
+Batch = dict[str, Any]  # arrays "input" and "label", and "weight" to evaluate with
 TFDS_NAMES = ("mnist", "cifar10", "cifar100")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images, checked when the object is made.
+    """Labelled images, or texts labelled byte by byte; checked when the object is made.
 
     Raises:
       UserError: if an array has another dtype than stated here, the shapes do not fit
@@ -32,49 +33,59 @@ class Dataset:
     """
 
     name: str
-    train_images: np.ndarray  # (n, height, width, channels), uint8 or float32 in [0, 1]
-    train_labels: np.ndarray  # (n,), int32
-    test_images: np.ndarray  # (m, height, width, channels), dtype of train_images
-    test_labels: np.ndarray  # (m,), int32
-    num_classes: int
+    # Images (n, height, width, channels), uint8 or float32 in [0, 1]; or texts (n,
+    # length), uint8.
+    train_inputs: np.ndarray
+    train_labels: np.ndarray  # (n,) of images, (n, length) of texts; int32
+    test_inputs: np.ndarray  # (m, ...), as train_inputs
+    test_labels: np.ndarray  # (m, ...), int32
+    num_classes: int  # of texts, the vocabulary
 
     def __post_init__(self):
         for split in ("train", "test"):
-            images = getattr(self, f"{split}_images")
+            inputs = getattr(self, f"{split}_inputs")
             labels = getattr(self, f"{split}_labels")
-            _check_images(f"{self.name}: {split}_images", images)
-            _check_labels(
-                f"{self.name}: {split}_labels", labels, len(images), self.num_classes
-            )
-        train, test = self.train_images, self.test_images
+            if inputs.ndim == 2:
+                _check_texts(f"{self.name}: {split} texts", inputs, self.num_classes)
+            else:
+                _check_images(f"{self.name}: {split}_images", inputs)
+            shape = inputs.shape if inputs.ndim == 2 else inputs.shape[:1]
+            name = f"{self.name}: {split}_labels"
+            _check_labels(name, labels, shape, self.num_classes)
+        train, test = self.train_inputs, self.test_inputs
         if test.shape[1:] != train.shape[1:] or test.dtype != train.dtype:
             raise UserError(
-                f"{self.name}: test_images must be like train_images, "
+                f"{self.name}: test images must be like training images, "
                 f"{train.shape[1:]} {train.dtype}: got {test.shape[1:]} {test.dtype}"
             )
 
     @property
     def num_examples(self) -> int:
-        """Training images."""
+        """Training images or texts."""
         return len(self.train_labels)
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Height, width and channels."""
-        return self.train_images.shape[1:]
+    def input_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of an image; (length,) of a text."""
+        return self.train_inputs.shape[1:]
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """() of an image; (length,) of a text."""
+        return self.train_labels.shape[1:]
 
     def batches(self, order: np.ndarray, size: int) -> Iterator[Batch]:
-        """The training images of an order, in batches; the last may be smaller."""
+        """The training inputs of an order, in batches; the last may be smaller."""
         for start in range(0, len(order), size):
             index = order[start : start + size]
-            yield {"image": self.train_images[index], "label": self.train_labels[index]}
+            yield {"input": self.train_inputs[index], "label": self.train_labels[index]}
 
     def evaluation(self, split: str, size: int = 1024) -> Iterator[Batch]:
-        """The images of a split, each with the weight 1, in batches of one size.
+        """The inputs of a split, each with the weight 1, in batches of one size.
 
-        The last is filled up with images of weight 0.
+        The last is filled up with inputs of weight 0.
         """
-        images = getattr(self, f"{split}_images")
+        inputs = getattr(self, f"{split}_inputs")
         labels = getattr(self, f"{split}_labels")
         size = min(size, len(labels))
         for start in range(0, len(labels), size):
@@ -82,7 +93,7 @@ class Dataset:
             known = index < len(labels)
             index = np.minimum(index, len(labels) - 1)
             yield {
-                "image": images[index],
+                "input": inputs[index],
                 "label": labels[index],
                 "weight": known.astype(np.float32),
             }
@@ -105,8 +116,10 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
           :class:`Dataset` has them and labels of any integer dtype. ``class_names``,
           one a class, is optional; without it, the largest training label is the last
           class.
+        - ``"python-stdlib"`` or the path of a folder: bytes of its files, see
+          :mod:`experiments.training.text`.
       data_dir: where TensorFlow Datasets looks; None means ``$TFDS_DATA_DIR``, or else
-        ``~/tensorflow_datasets``. Digits and ``.npz`` files do not need it.
+        ``~/tensorflow_datasets``. Others do not need it.
 
     Returns:
       The dataset.
@@ -123,9 +136,11 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
         return _load_tfds(name, data_dir)
     if name.endswith(".npz"):
         return _load_npz(Path(name))
+    if name == STDLIB or Path(name).is_dir():
+        return Dataset(name, **read_text(name), num_classes=256)
     raise UserError(
-        f"name must be 'digits', one of {TFDS_NAMES} or a path that ends in .npz, "
-        f"got {name!r}"
+        f"name must be 'digits', {STDLIB!r}, one of {TFDS_NAMES}, a path that ends in "
+        f".npz or that of a folder of text, got {name!r}"
     )
 
 
@@ -215,7 +230,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
         source = tfds_source(name, split, data_dir)
         # One call for all records: half the time of one by one.
         examples = source.__getitems__(range(len(source)))
-        arrays[f"{split}_images"] = np.stack([x["image"] for x in examples])
+        arrays[f"{split}_inputs"] = np.stack([x["image"] for x in examples])
         arrays[f"{split}_labels"] = np.array([x["label"] for x in examples], np.int32)
     num_classes = source.dataset_info.features["label"].num_classes
     return Dataset(name, **arrays, num_classes=num_classes)
@@ -248,6 +263,10 @@ def _load_npz(path: Path) -> Dataset:
             raise UserError(
                 f"{path}: {name} must have an integer dtype, got {arrays[name].dtype}"
             )
+    for split in ("train", "test"):
+        images = arrays.pop(f"{split}_images")
+        _check_images(f"{path}: {split}_images", images)
+        arrays[f"{split}_inputs"] = images
     images = len(arrays["train_labels"])
     largest = int(arrays["train_labels"].max(initial=0))
     if class_names is None and largest >= images > 0:
@@ -279,15 +298,24 @@ def _check_images(name: str, images: np.ndarray) -> None:
         )
 
 
+def _check_texts(name: str, texts: np.ndarray, num_classes: int) -> None:
+    if texts.dtype != np.uint8 or 0 in texts.shape:
+        raise UserError(
+            f"{name} must be uint8 of shape (n, length) with no axis of length 0, got "
+            f"{texts.dtype} {texts.shape}"
+        )
+    _check_range(name, texts, num_classes)
+
+
 def _check_labels(
-    name: str, labels: np.ndarray, num_images: int, num_classes: int
+    name: str, labels: np.ndarray, shape: tuple[int, ...], num_classes: int
 ) -> None:
     if labels.dtype != np.int32:
         raise UserError(f"{name} must be int32, got {labels.dtype}")
-    if labels.shape != (num_images,):
+    if labels.shape != shape:
         raise UserError(
-            f"{name} must have the shape ({num_images},), one label an image, got "
-            f"{labels.shape}"
+            f"{name} must have the shape {shape}, one label an image or a byte of "
+            f"text, got {labels.shape}"
         )
     _check_range(name, labels, num_classes)
 

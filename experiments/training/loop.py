@@ -92,21 +92,21 @@ def open_passes(
     if config.dataset == "imagenet2012":
         from experiments.training.streaming import ImageNet  # needs Grain and TFDS
 
-        images = ImageNet(config, mesh, data_dir, workers)
+        inputs = ImageNet(config, mesh, data_dir, workers)
     else:
-        images = data.load(config.dataset, data_dir)
-    trainer = make_trainer(config, images.num_classes, images.num_examples, mesh)
+        inputs = data.load(config.dataset, data_dir)
+    trainer = make_trainer(config, inputs.num_classes, inputs.num_examples, mesh)
     try:
-        trainer.check_images(images.image_shape)
+        trainer.check_inputs(inputs.input_shape, inputs.label_shape)
     except ValueError as error:
         raise UserError(
-            f"{config.model} cannot train on the {images.num_examples} images of "
-            f"{config.dataset}, of shape {images.image_shape}, with batch_size "
+            f"{config.model} cannot train on the {inputs.num_examples} inputs of "
+            f"{config.dataset}, of shape {inputs.input_shape}, with batch_size "
             f"{config.batch_size} in {config.accumulation} parts: {error}"
         ) from error
-    if isinstance(images, Dataset):
-        return passes_in_memory(trainer, images)
-    return FromHost(trainer, images.batches, images.evaluation)
+    if isinstance(inputs, Dataset):
+        return passes_in_memory(trainer, inputs)
+    return FromHost(trainer, inputs.batches, inputs.evaluation)
 
 
 def passes_in_memory(trainer: Trainer, dataset: Dataset) -> "OnDevice | FromHost":
@@ -141,21 +141,21 @@ class OnDevice:
         sharding = None if trainer.mesh is None else replicated(trainer.mesh)
         self.splits = jax.device_put(
             {
-                "train": (dataset.train_images, dataset.train_labels),
-                "test": (dataset.test_images, dataset.test_labels),
+                "train": (dataset.train_inputs, dataset.train_labels),
+                "test": (dataset.test_inputs, dataset.test_labels),
             },
             sharding,
         )
 
-        def train(state, settings, images, labels):
+        def train(state, settings, inputs, labels):
             trained = trainer if make is None else make(**settings)
-            return trained.train_epoch(state, images, labels)
+            return trained.train_epoch(state, inputs, labels)
 
-        def evaluate(state, images, labels):
-            return trainer.evaluate(state.params, state.batch_stats, images, labels)
+        def evaluate(state, inputs, labels):
+            return trainer.evaluate(state.params, state.batch_stats, inputs, labels)
 
-        def report(state, steps, images, labels):
-            return trainer.report(state, steps, evaluate(state, images, labels))
+        def report(state, steps, inputs, labels):
+            return trainer.report(state, steps, evaluate(state, inputs, labels))
 
         def over_runs(function, axes):
             return function if make is None else jax.vmap(function, axes)
@@ -182,11 +182,11 @@ class OnDevice:
         return self._train(state, self._settings, *self.splits["train"])
 
     def evaluate(self, state: TrainState, split: str) -> Metrics:
-        """Means over the images of a split, "train" or "test", in evaluation mode."""
+        """Means over the inputs of a split, "train" or "test", in evaluation mode."""
         return self._evaluate(state, *self.splits[split])
 
     def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
-        """Evaluates on the test images; returns what Trainer.report tells."""
+        """Evaluates on the test inputs; returns what Trainer.report tells."""
         return self._report(state, steps, *self.splits["test"])
 
     def close(self) -> None:
@@ -230,7 +230,7 @@ class FromHost:
             if asks and any_process(stopping()):
                 break
             batch = split_batch(next(self._open), self.trainer.mesh)
-            state, step = self._step(state, batch["image"], batch["label"])
+            state, step = self._step(state, batch["input"], batch["label"])
             if jax.default_backend() == "cpu":
                 # Steps that several CPU devices take together could overtake each
                 # other, and block all threads.
@@ -246,8 +246,8 @@ class FromHost:
             for batch in batches
         ]
         batches.close()
-        loss, accuracy, images = np.sum(jax.device_get(sums), axis=0)
-        return Metrics(loss / images, accuracy / images)
+        loss, accuracy, inputs = np.sum(jax.device_get(sums), axis=0)
+        return Metrics(loss / inputs, accuracy / inputs)
 
     def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
         """See OnDevice."""
@@ -260,7 +260,7 @@ class FromHost:
 
     def _weighted_sums(self, state: TrainState, batch: Batch) -> tuple[jax.Array, ...]:
         metrics = self.trainer.metrics(
-            state.params, state.batch_stats, batch["image"], batch["label"]
+            state.params, state.batch_stats, batch["input"], batch["label"]
         )
         weight = batch["weight"]
         return *(jnp.sum(m * weight) for m in metrics), jnp.sum(weight)
@@ -271,10 +271,10 @@ def shuffled(trainer: Trainer, dataset: Dataset, state: TrainState) -> Iterator[
     order, key = jax.jit(trainer.order), jax.random.clone(state.key)
     first, done = divmod(int(state.step), trainer.steps_per_epoch)
     for epoch in itertools.count(first):
-        images = np.asarray(order(key, epoch))
+        inputs = np.asarray(order(key, epoch))
         if epoch == first:
-            images = images[done * trainer.batch_size :]
-        yield from dataset.batches(images, trainer.batch_size)
+            inputs = inputs[done * trainer.batch_size :]
+        yield from dataset.batches(inputs, trainer.batch_size)
 
 
 class Trained(NamedTuple):

@@ -11,10 +11,19 @@ import optax
 from flax import nnx
 
 import models
-from experiments.training.config import Adam, Config, Grda, Momentum, Sgd, Target
+from experiments.training.config import (
+    Adam,
+    Config,
+    Grda,
+    Momentum,
+    Sgd,
+    Target,
+    dense_twin,
+)
 from optax_grda import (
     grda,
     grda_params,
+    label_by_path,
     proximal,
     sparsity_ramp,
     target_sparsity,
@@ -22,6 +31,8 @@ from optax_grda import (
 from optax_grda.units import Units, find_units
 
 PyTree = Any
+
+WARMUP = 0.05  # of the steps, in which the schedule warmup-cosine rises
 
 
 def learning_rates(config: Config) -> np.ndarray:
@@ -36,6 +47,7 @@ def learning_rates(config: Config) -> np.ndarray:
             progress <= 0.9, np.minimum(1, 1 - 0.99 * (progress - 0.5) / 0.4), 0.01
         ),
         "cosine": 0.5 * (1 + np.cos(np.pi * (epoch - 1) / config.epochs)),
+        "warmup-cosine": warmup_cosine((epoch - 0.5) / config.epochs),  # its middle's
         "step-141": np.where(epoch < 141, 1.0, 0.1),
         "step-30": 0.1 ** ((epoch - 1) // 30),
     }
@@ -50,8 +62,17 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
+    if config.schedule == "warmup-cosine":
+        steps = config.epochs * steps_per_epoch
+        return lambda count: config.learning_rate * warmup_cosine(count / steps)
     rates = jnp.asarray(learning_rates(config), jnp.float32)
     return lambda count: rates[jnp.minimum(count // steps_per_epoch, rates.size - 1)]
+
+
+def warmup_cosine(progress: np.ndarray | jax.Array) -> Any:
+    """Factor of the learning rate by the share of steps taken: up to 1, then to 0."""
+    wave = 0.5 * (1 + jnp.cos(jnp.pi * (progress - WARMUP) / (1 - WARMUP)))
+    return jnp.minimum(progress / WARMUP, wave)
 
 
 def make_optimizer(
@@ -75,7 +96,27 @@ def make_optimizer(
                 optax.sgd(schedule, momentum=settings["beta"]),
             )
         case Adam():
-            return optax.adam(schedule)
+            return optax.adamw(schedule, weight_decay=settings["weight_decay"])
+    sparse = _make_sparse(config, schedule, steps_per_epoch, settings)
+    if config.method.direction == "adam":
+        sparse = optax.chain(optax.scale_by_adam(), sparse)
+    if config.method.thresholds == "all":
+        return sparse
+    beta, decay = settings["momentum"], settings["weight_decay"]
+    dense = make_optimizer(
+        dense_twin(config), steps_per_epoch, beta=beta, weight_decay=decay
+    )
+    kernels = label_by_path({"*kernel": "sparse", "*": "dense"})
+    return optax.partition({"sparse": sparse, "dense": dense}, kernels)
+
+
+def _make_sparse(
+    config: Config,
+    schedule: optax.Schedule,
+    steps_per_epoch: int,
+    settings: dict[str, Any],
+) -> optax.GradientTransformationExtraArgs:
+    """The dual average of a sparse method, behind what gives its direction."""
     shared = {
         # None, and not 0, saves the trace.
         "momentum": settings["momentum"] if config.method.momentum else None,
@@ -90,6 +131,7 @@ def make_optimizer(
             half = max(1, config.epochs * steps_per_epoch // 2)
             ramp = sparsity_ramp(settings["sparsity"], half)
             return target_sparsity(schedule, ramp, **shared)
+    raise TypeError(f"method must be sparse, got {config.method}")
 
 
 def make_weights(config: Config) -> Callable[[optax.OptState, PyTree], PyTree] | None:
@@ -98,6 +140,8 @@ def make_weights(config: Config) -> Callable[[optax.OptState, PyTree], PyTree] |
     A function of the state and of parameters, whose shapes and dtypes count.
     """
     if not isinstance(config.method, Grda | Target):
+        return None
+    if config.method.thresholds != "all":  # the others are in no accumulator
         return None
     return functools.partial(grda_params, proximal=make_proximal(config))
 
@@ -124,5 +168,6 @@ def network_units(name: str) -> Units:
     )
     network.eval()
     graphdef, state = nnx.split(network)
-    images = jax.ShapeDtypeStruct((2, *models.spec(name).image_shape), jnp.float32)
-    return find_units(lambda s, x: nnx.merge(graphdef, s)(x), state, images)
+    one = models.spec(name).inputs
+    inputs = jax.ShapeDtypeStruct((2, *one.shape), one.dtype)
+    return find_units(lambda s, x: nnx.merge(graphdef, s)(x), state, inputs)

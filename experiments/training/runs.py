@@ -27,7 +27,7 @@ class Task(NamedTuple):
     """A network, and data that lie on the device."""
 
     trainer: Trainer
-    train: tuple[jax.Array, jax.Array]  # images, labels
+    train: tuple[jax.Array, jax.Array]  # inputs, labels
     test: tuple[jax.Array, jax.Array]
     num_classes: int
 
@@ -99,8 +99,8 @@ class Run:
 
     @functools.cached_property
     def _checkpoints(self) -> Checkpoints:
-        classes, images = self.task.num_classes, len(self.task.train[1])
-        trainer = make_trainer(self.config, classes, images)
+        classes, examples = self.task.num_classes, len(self.task.train[1])
+        trainer = make_trainer(self.config, classes, examples)
         return Checkpoints(self.directory, self.config, trainer)
 
 
@@ -256,8 +256,8 @@ def _load_task(
     config = Config(model=model, dataset=dataset, method=Sgd(), batch_size=batch_size)
     return Task(
         make_trainer(config, loaded.num_classes, loaded.num_examples),
-        jax.device_put((loaded.train_images, loaded.train_labels)),
-        jax.device_put((loaded.test_images, loaded.test_labels)),
+        jax.device_put((loaded.train_inputs, loaded.train_labels)),
+        jax.device_put((loaded.test_inputs, loaded.test_labels)),
         loaded.num_classes,
     )
 
@@ -268,8 +268,9 @@ class Result:
 
     config: Config  # of the first seed
     seeds: list[int]
-    test_accuracy: list[float]  # a fraction a seed, as all that follow
-    sparsity: list[float]
+    test_accuracy: list[float]  # a fraction a seed
+    test_loss: list[float]  # nats
+    sparsity: list[float]  # a fraction
     train_loss: list[float]  # of the final weights in evaluation mode
     seconds: list[float]  # that training took
     sparsity_by_layer: list[dict[str, float]]  # a dict a seed, by path
@@ -352,7 +353,10 @@ def _read_result(runs: dict[Config, Path]) -> Result:
             seeds=[config.seed for config in runs],
             **{
                 name: [summary[name] for summary in summaries]
-                for name in ("test_accuracy", "sparsity", "train_loss", "seconds")
+                for name in (
+                    *("test_accuracy", "test_loss", "sparsity"),
+                    *("train_loss", "seconds"),
+                )
             },
             sparsity_by_layer=[
                 {leaf["path"]: 1 - leaf["nonzero"] / leaf["size"] for leaf in mine}

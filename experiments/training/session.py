@@ -205,12 +205,12 @@ def train_seeds(
 
 def line_of_metrics(epoch: Epoch, rate: float, trainer: Trainer) -> dict[str, Any]:
     """What metrics.jsonl tells of an epoch of one run at a learning rate."""
-    images = min(len(epoch.steps.loss) * trainer.batch_size, trainer.num_examples)
+    examples = min(len(epoch.steps.loss) * trainer.batch_size, trainer.num_examples)
     return {
         "epoch": epoch.number,
         "learning_rate": rate,
         **plain(epoch.row),
-        "images_per_second": images / epoch.seconds,
+        "examples_per_second": examples / epoch.seconds,
     }
 
 
@@ -242,17 +242,17 @@ def write_summary(
 ) -> None:
     """Writes summary.json of a finished run.
 
-    It holds the last line of metrics; loss and accuracy on all training images; the
+    It holds the last line of metrics; loss and accuracy on all training inputs; the
     seconds that all epochs trained; sparsity leaf by leaf; hardware and versions.
 
     Args:
       directory: of the run.
       trainer: of the run.
-      trained: of the final weights in evaluation mode on the training images.
+      trained: of the final weights in evaluation mode on the training inputs.
       params: the final weights.
     """
     rows = read_metrics(directory)
-    seconds = (trainer.num_examples / row["images_per_second"] for row in rows)
+    seconds = (trainer.num_examples / row["examples_per_second"] for row in rows)
     summary = {
         **rows[-1],
         "train_loss": float(trained.loss),

@@ -6,7 +6,7 @@ Grain orders, batches and runs the worker processes::
     source = imagenet("train", data_dir)
     batches = training_batches(source, batch_size=256, seed=0, workers=16)
     iterator = iter(prefetch_to_device(batches, sharding))
-    batch = next(iterator)  # {"image": (256, 224, 224, 3) uint8, "label": (256,) int32}
+    batch = next(iterator)  # {"input": (256, 224, 224, 3) uint8, "label": (256,) int32}
     iterator.close()  # ends the workers
 
 What the n-th batch of a run holds, and how each of its images is cropped, follows from
@@ -81,12 +81,13 @@ class ImageNet:
                 f"batch_size must be at most the number of images, {len(train)}: "
                 f"got {config.batch_size}"
             )
-        self.image_shape = network_spec(config.model).image_shape
+        self.input_shape = network_spec(config.model).input_shape
+        self.label_shape = ()
         self.sharding = NamedSharding(mesh, PartitionSpec("data"))
         self.seed = config.seed
         self.options = {
             "batch_size": config.batch_size,
-            "image_size": self.image_shape[0],
+            "image_size": self.input_shape[0],
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
             "workers": workers,
@@ -153,7 +154,7 @@ def training_batches(
       workers: processes that read and decode; 0 means a thread of this process.
 
     Returns:
-      A dataset of dicts: ``image`` (batch_size / process_count, image_size, image_size,
+      A dataset of dicts: ``input`` (batch_size / process_count, image_size, image_size,
       3) uint8, and ``label`` (batch_size / process_count,) int32.
 
     Raises:
@@ -279,7 +280,7 @@ def _evaluation_example(index: int, source: Sequence[Example], size: int) -> Bat
 
 def _as_arrays(image: Image.Image, label: int) -> Batch:
     # Some images of ImageNet are grey.
-    return {"image": np.asarray(image.convert("RGB")), "label": np.int32(label)}
+    return {"input": np.asarray(image.convert("RGB")), "label": np.int32(label)}
 
 
 def _random_box(

@@ -36,7 +36,10 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What is measured on images, or its mean over a batch or a data set; float32."""
+    """What is measured on inputs, or its mean over a batch or a data set; float32.
+
+    Of a text it is the mean over its bytes.
+    """
 
     loss: jax.Array  # cross-entropy, nats
     accuracy: jax.Array  # top-1, fraction
@@ -48,12 +51,12 @@ class Trainer:
 
     build: Callable[[nnx.Rngs], nnx.Module]  # makes the network, in training mode
     optimizer: optax.GradientTransformationExtraArgs
-    num_examples: int  # training images an epoch
-    batch_size: int  # images a step; the last batch of an epoch may be smaller
+    num_examples: int  # training inputs an epoch: images, or texts
+    batch_size: int  # inputs a step; the last batch of an epoch may be smaller
     accumulation: int = 1  # parts in which a batch passes one by one
     augmentation: str = "none"
     mean: tuple[float, ...] = (0.0,)  # per channel, of images in [0, 1]; subtracted,
-    std: tuple[float, ...] = (1.0,)  # and then divided by
+    std: tuple[float, ...] = (1.0,)  # and then divided by. () of text
     # Makes weights of the optimizer's state alone, where that can be: see make_weights.
     weights: Callable[[optax.OptState, PyTree], PyTree] | None = None
     mesh: jax.sharding.Mesh | None = None  # axes ("data",); None: one device
@@ -71,14 +74,15 @@ class Trainer:
         return TrainState(key, jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
 
     def train_epoch(
-        self, state: TrainState, images: jax.Array, labels: jax.Array
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, Metrics]:
         """Makes one pass over data that lie on the device, in an order of its own.
 
         Args:
           state: training state, at the start of an epoch.
-          images: (num_examples, height, width, channels), uint8 or float in [0, 1].
-          labels: (num_examples,), int32.
+          inputs: (num_examples, height, width, channels), uint8 or float in [0, 1]; or
+            texts (num_examples, length), uint8.
+          labels: (num_examples,), or (num_examples, length) of texts; int32.
 
         Returns:
           The new state, and the metrics of each step, shape (steps_per_epoch,).
@@ -88,7 +92,7 @@ class Trainer:
 
         def step(state, index):
             index = self._shard(index)
-            return self.train_step(state, images[index], labels[index])
+            return self.train_step(state, inputs[index], labels[index])
 
         batches = order[: full * self.batch_size].reshape(full, self.batch_size)
         state, metrics = jax.lax.scan(step, state, batches)
@@ -99,7 +103,7 @@ class Trainer:
         return state, metrics
 
     def order(self, key: jax.Array, epoch: jax.Array) -> jax.Array:
-        """The order of the images in an epoch, from 0, of the run with a state's key.
+        """The order of the inputs in an epoch, from 0, of the run with a state's key.
 
         Shape (num_examples,), int32.
         """
@@ -111,8 +115,8 @@ class Trainer:
     ) -> dict[str, jax.Array]:
         """Scalars that say how an epoch went, for metrics.jsonl.
 
-        The running loss and accuracy are means over the images of what each step saw,
-        in training mode; those on the test images are of the parameters at the end.
+        The running loss and accuracy are means over the inputs of what each step saw,
+        in training mode; those on the test inputs are of the parameters at the end.
 
         Args:
           state: training state, at the end of the epoch.
@@ -136,22 +140,22 @@ class Trainer:
         return scalars if threshold is None else scalars | {"threshold": threshold}
 
     def train_step(
-        self, state: TrainState, images: jax.Array, labels: jax.Array
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """Takes one step on a batch of images and labels, as of train_epoch.
+        """Takes one step on a batch of inputs and labels, as of train_epoch.
 
         The loss is the mean cross-entropy of the whole batch, over all devices, and so
         are BatchNorm's statistics, but where a batch passes in parts: there each part
         is normalised by its own, which move the running ones in turn.
 
         Returns:
-          The new state, and means over the images of the batch, at the weights before.
+          The new state, and means over the inputs of the batch, at the weights before.
         """
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, dropout_key = jax.random.split(step_key)
-        images = augment(augment_key, images, self.augmentation)
+        inputs = augment(augment_key, inputs, self.augmentation)
         gradients, metrics, batch_stats = self._gradients(
-            state, images, labels, dropout_key
+            state, inputs, labels, dropout_key
         )
         updates, opt_state = self.optimizer.update(
             gradients, state.opt_state, state.params
@@ -164,22 +168,22 @@ class Trainer:
         return state, metrics
 
     def _gradients(
-        self, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+        self, state: TrainState, inputs: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[PyTree, Metrics, PyTree]:
         """The gradient of a batch's loss, its metrics, and the new running statistics.
 
-        Parts count by their images: their sizes differ by one where they must.
+        Parts count by their inputs: their sizes differ by one where they must.
         """
 
-        def part(batch_stats, images, labels, key):
+        def part(batch_stats, inputs, labels, key):
             gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
-                state.params, batch_stats, images, labels, key
+                state.params, batch_stats, inputs, labels, key
             )
             return (gradients, jax.tree.map(jnp.mean, metrics)), batch_stats
 
         if self.accumulation == 1:
             (gradients, metrics), batch_stats = part(
-                state.batch_stats, images, labels, key
+                state.batch_stats, inputs, labels, key
             )
             return gradients, metrics, batch_stats
 
@@ -201,10 +205,10 @@ class Trainer:
             (small, slice(start, None), self.accumulation - larger),
         ):
             if size and number:
-                # Every number-th image: so each device has its share of each part.
+                # Every number-th input: so each device has its share of each part.
                 batches = [
                     jnp.moveaxis(x[rows].reshape(size, number, *x.shape[1:]), 1, 0)
-                    for x in (images, labels)
+                    for x in (inputs, labels)
                 ]
                 unroll = loops_are_slow(state.params)
                 carry, _ = jax.lax.scan(
@@ -218,30 +222,29 @@ class Trainer:
         self,
         params: PyTree,
         batch_stats: PyTree,
-        images: jax.Array,
+        inputs: jax.Array,
         labels: jax.Array,
         dropout_key: jax.Array,
     ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
         """Mean cross-entropy of a batch in training mode, after augmentation.
 
         Returns:
-          The loss, and with it the metrics of each image and the new running statistics
+          The loss, and with it the metrics of each input and the new running statistics
           of BatchNorm.
         """
         model = _merge(self._graphs()[0], params, batch_stats)
-        logits = model(self.normalised(images), rngs=nnx.Rngs(dropout=dropout_key))
+        logits = model(self.normalised(inputs), rngs=nnx.Rngs(dropout=dropout_key))
         metrics = _metrics(logits, labels)
         return metrics.loss.mean(), (metrics, _split(model)[2])
 
-    def estimate_batch_stats(self, params: PyTree, images: jax.Array) -> PyTree:
-        """BatchNorm's statistics for any weights: a plain average over the images.
+    def estimate_batch_stats(self, params: PyTree, inputs: jax.Array) -> PyTree:
+        """BatchNorm's statistics for any weights: a plain average over the inputs.
 
         For weights that no training came by. Without BatchNorm there is nothing to do.
 
         Args:
           params: parameters.
-          images: (n, height, width, channels); those beyond a whole number of batches
-            are left out.
+          inputs: (n, ...); those beyond a whole number of batches are left out.
         """
         model = self._abstract()
         model.eval()
@@ -262,9 +265,9 @@ class Trainer:
             model(self.normalised(batch))
             return _split(model)[2]
 
-        size = min(self.batch_size // self.accumulation, len(images))
-        number = len(images) // size
-        batches = images[: number * size].reshape(number, size, *images.shape[1:])
+        size = min(self.batch_size // self.accumulation, len(inputs))
+        number = len(inputs) // size
+        batches = inputs[: number * size].reshape(number, size, *inputs.shape[1:])
         # Variances are taken about the running mean, and cancel where that is far off.
         centre = of_batch(batches[0], zeros)
 
@@ -278,16 +281,16 @@ class Trainer:
         self,
         params: PyTree,
         batch_stats: PyTree,
-        images: jax.Array,
+        inputs: jax.Array,
         labels: jax.Array,
     ) -> Metrics:
-        """Means over all images, with running statistics and without dropout.
+        """Means over all inputs, with running statistics and without dropout.
 
         Args:
           params: parameters.
           batch_stats: running statistics of BatchNorm.
-          images: (n, height, width, channels), uint8 or float in [0, 1].
-          labels: (n,), int32.
+          inputs: (n, ...), as of train_epoch.
+          labels: (n, ...), int32.
         """
         size = min(1024, len(labels))
         steps = -(-len(labels) // size)
@@ -297,7 +300,7 @@ class Trainer:
             index = self._shard(index)
             known = index < len(labels)
             index = jnp.minimum(index, len(labels) - 1)
-            metrics = self.metrics(params, batch_stats, images[index], labels[index])
+            metrics = self.metrics(params, batch_stats, inputs[index], labels[index])
             sums = jax.tree.map(lambda m: jnp.sum(m, where=known), metrics)
             return jax.tree.map(jnp.add, total, sums), None
 
@@ -309,25 +312,30 @@ class Trainer:
         self,
         params: PyTree,
         batch_stats: PyTree,
-        images: jax.Array,
+        inputs: jax.Array,
         labels: jax.Array,
     ) -> Metrics:
-        """Metrics of each image, shape (batch,), as evaluate sees it."""
-        return _metrics(self.logits(params, batch_stats, images), labels)
+        """Metrics of each input, shape (batch,), as evaluate sees it."""
+        return _metrics(self.logits(params, batch_stats, inputs), labels)
 
     def logits(
-        self, params: PyTree, batch_stats: PyTree, images: jax.Array
+        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array
     ) -> jax.Array:
-        """Logits (batch, num_classes) with running statistics and without dropout."""
-        return self.network(params, batch_stats)(self.normalised(images))
+        """Logits (batch, ..., num_classes), running statistics in and dropout off."""
+        return self.network(params, batch_stats)(self.normalised(inputs))
 
     def network(self, params: PyTree, batch_stats: PyTree) -> nnx.Module:
-        """The network in evaluation mode, a function of normalised images."""
+        """The network in evaluation mode, a function of what `normalised` makes."""
         return _merge(self._graphs()[1], params, batch_stats)
 
-    def normalised(self, images: jax.Array) -> jax.Array:
-        """Images as the network takes them: float32, mean and deviation taken off."""
-        return normalise(images, self.mean, self.std)
+    def normalised(self, inputs: jax.Array) -> jax.Array:
+        """Inputs as the network takes them.
+
+        Images as float32, mean and deviation taken off; bytes of texts as int32.
+        """
+        if inputs.ndim == 2:
+            return inputs.astype(jnp.int32)
+        return normalise(inputs, self.mean, self.std)
 
     def compact(self, state: TrainState) -> TrainState:
         """The state without weights that the optimizer's state stands for."""
@@ -340,19 +348,26 @@ class Trainer:
         weights = jax.jit(self.weights)(compact.opt_state, like.params)
         return compact._replace(params=weights)
 
-    def check_images(self, image_shape: tuple[int, ...]) -> None:
-        """Raises ValueError if the network cannot train on images of that shape.
+    def check_inputs(
+        self, input_shape: tuple[int, ...], label_shape: tuple[int, ...] = ()
+    ) -> None:
+        """Raises ValueError if the network cannot train on inputs of that shape.
 
-        Or not on as few of them as the smallest part of a batch has, as BatchNorm.
+        Or not on as few of them as the smallest part of a batch has, as BatchNorm; or
+        if there is augmentation, and they are no images.
         """
+        if self.augmentation != "none" and len(input_shape) != 3:
+            raise ValueError(
+                f"augmentation must be none unless of images, got {self.augmentation}"
+            )
         last = self.num_examples % self.batch_size or self.batch_size
         size = max(1, last // self.accumulation)
         state = jax.eval_shape(self.init, 0)
         jax.eval_shape(
             self.loss,
             *(state.params, state.batch_stats),
-            jax.ShapeDtypeStruct((size, *image_shape), jnp.float32),
-            *(jax.ShapeDtypeStruct((size,), jnp.int32), state.key),
+            jax.ShapeDtypeStruct((size, *input_shape), jnp.uint8),
+            *(jax.ShapeDtypeStruct((size, *label_shape), jnp.int32), state.key),
         )
 
     def _abstract(self) -> nnx.Module:
@@ -388,7 +403,7 @@ def make_trainer(
     Args:
       config: the experiment; its seed does not matter.
       num_classes: classes of its data.
-      num_examples: training images an epoch.
+      num_examples: training inputs an epoch.
       mesh: as of devices.data_mesh; None for one device.
       **settings: traced values in place of fields of the method, such as c.
 
@@ -421,7 +436,7 @@ def make_trainer(
 
 
 def network_spec(model: str) -> models.Spec:
-    """The network of that name, and what images it takes.
+    """The network of that name, and what inputs it takes.
 
     Raises:
       UserError: if there is none.
@@ -444,8 +459,10 @@ def _merge(graph: nnx.GraphDef, params: PyTree, batch_stats: PyTree) -> nnx.Modu
 
 
 def _metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """Of each input, shape (batch,): those of a text are means over its bytes."""
     logits = logits.astype(jnp.float32)
-    return Metrics(
+    of_label = Metrics(
         optax.softmax_cross_entropy_with_integer_labels(logits, labels),
         (logits.argmax(-1) == labels).astype(jnp.float32),
     )
+    return jax.tree.map(lambda m: m.mean(tuple(range(1, m.ndim))), of_label)

@@ -18,7 +18,7 @@ CHANNELS = 5  # of the tiny network's BatchNorm
 def tiny(monkeypatch):
     """The name of a tiny network with BatchNorm, and of its preset."""
     network = functools.partial(
-        VGG, blocks=((CHANNELS,),), hidden=4, batch_norm=True, image_shape=(32, 32, 3)
+        VGG, blocks=((CHANNELS,),), hidden=4, batch_norm=True, input_shape=(32, 32, 3)
     )
     spec = _registry.spec("vgg16bn")._replace(network=network)
     monkeypatch.setitem(_registry._SPECS, "tiny", spec)

@@ -111,7 +111,7 @@ def tiny_vgg():
     network = functools.partial(
         VGG, blocks=((4,), (8,)), hidden=8, batch_norm=True, dropout=0.2
     )
-    spec = models.spec("vgg16bn")._replace(network=network, image_shape=(8, 8, 3))
+    spec = models.spec("vgg16bn")._replace(network=network, input_shape=(8, 8, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_registry._SPECS, "tiny-vgg", spec)
         yield "tiny-vgg"

@@ -66,7 +66,7 @@ def wait_for_lines(directory, number, process):
 def rows(directory):
     """The lines of metrics.jsonl without the speed."""
     return [
-        {name: value for name, value in row.items() if name != "images_per_second"}
+        {name: value for name, value in row.items() if name != "examples_per_second"}
         for row in read_metrics(directory)
     ]
 

@@ -10,20 +10,26 @@ from flax import nnx
 
 import models
 
-VGG = {"image_shape": (8, 8, 3), "blocks": ((4, 4), (8,)), "hidden": 8}
-CNN = {"image_shape": (10, 10, 3), "widths": (4,), "hidden": 8}
+VGG = {"input_shape": (8, 8, 3), "blocks": ((4, 4), (8,)), "hidden": 8}
+CNN = {"input_shape": (10, 10, 3), "widths": (4,), "hidden": 8}
+TRANSFORMER = {"input_shape": (6,), "width": 8, "heads": 2, "blocks": 2}
 OPTIONS = {
     "vgg16": VGG,
     "vgg16bn": VGG,
     "vgg16bn-authors": VGG,
-    "wrn28x10": {"image_shape": (32, 32, 3), "depth": 10, "widen_factor": 1},
-    "resnet50": {"image_shape": (32, 32, 3), "stage_sizes": (1, 2), "width": 4},
+    "wrn28x10": {"input_shape": (32, 32, 3), "depth": 10, "widen_factor": 1},
+    "resnet50": {"input_shape": (32, 32, 3), "stage_sizes": (1, 2), "width": 4},
     "keras-cnn": CNN,
     "small-cnn": CNN,
-    "mnist-mlp": {"image_shape": (4, 4, 1), "features": (8,)},
-    "cifar-mlp": {"image_shape": (4, 4, 3), "features": (8, 6)},
-    "digits-wrn10x1": {"image_shape": (8, 8, 1)},
-    "digits-mlp": {"image_shape": (4, 4, 1), "features": (8, 6)},
+    "mnist-mlp": {"input_shape": (4, 4, 1), "features": (8,)},
+    "cifar-mlp": {"input_shape": (4, 4, 3), "features": (8, 6)},
+    "digits-wrn10x1": {"input_shape": (8, 8, 1)},
+    "digits-mlp": {"input_shape": (4, 4, 1), "features": (8, 6)},
+    "transformer-64x2": TRANSFORMER,
+    "transformer-128x4": TRANSFORMER,
+    "transformer-384x6": TRANSFORMER,
+    "transformer-768x12": TRANSFORMER,
+    "gru-64": {"input_shape": (6,), "width": 8},
 }
 # The other names are of networks that compute as one of these does.
 DISTINCT = (
@@ -33,6 +39,8 @@ DISTINCT = (
     "resnet50",
     "keras-cnn",
     "digits-mlp",
+    "transformer-64x2",
+    "gru-64",
 )
 
 
@@ -96,11 +104,13 @@ def tiny(abstract, tiny_options):
 
 
 @pytest.fixture(scope="session")
-def tiny_images():
-    """tiny_images(name): four images of the size that tiny(name) takes."""
+def tiny_inputs():
+    """tiny_inputs(name): four images, or texts, of the size that tiny(name) takes."""
 
     def draw(name):
-        shape = (4, *OPTIONS[name]["image_shape"])
-        return jnp.float32(np.random.default_rng(7).standard_normal(shape))
+        shape, rng = (4, *OPTIONS[name]["input_shape"]), np.random.default_rng(7)
+        if models.spec(name).inputs.dtype == jnp.int32:
+            return jnp.int32(rng.integers(0, 5, shape))
+        return jnp.float32(rng.standard_normal(shape))
 
     return draw

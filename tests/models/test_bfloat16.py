@@ -10,7 +10,7 @@ from models.export._logits import logits
 
 # Where it was at least so wide, and so many the images, JAX 0.11.2 and 0.12 made NaN
 # from maxima of bfloat16 on a CPU.
-WIDE = {"image_shape": (4, 4, 3), "blocks": ((8,), (128,)), "hidden": 128}
+WIDE = {"input_shape": (4, 4, 3), "blocks": ((8,), (128,)), "hidden": 128}
 BATCH = 32
 FLOAT32, BFLOAT16 = {jnp.dtype("float32")}, {jnp.dtype("bfloat16")}
 
@@ -55,9 +55,9 @@ def under_jit(jit, model, images):
 
 
 def test_logits_under_jit_are_near_those_of_float32(
-    network, tiny, tiny_images, quickly
+    network, tiny, tiny_inputs, quickly
 ):
-    images = tiny_images(network)
+    images = tiny_inputs(network)
     exact = logits(tiny(network), images)
     model = tiny(network, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == FLOAT32
@@ -69,13 +69,13 @@ def test_logits_under_jit_are_near_those_of_float32(
 
 def test_logits_under_jit_are_near_those_outside(tiny, quickly):
     model = tiny("vgg16", dtype=jnp.bfloat16, **WIDE)
-    images = normal((BATCH, *WIDE["image_shape"]))
+    images = normal((BATCH, *WIDE["input_shape"]))
     found, expected = under_jit(quickly, model, images), model(images)
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_gradients_under_jit_are_near_those_of_float32(tiny, quickly):
-    images = normal((BATCH, *WIDE["image_shape"]))
+    images = normal((BATCH, *WIDE["input_shape"]))
     options = WIDE | {"dropout": 0.0}
 
     @quickly

@@ -95,11 +95,11 @@ def test_values_take_the_dtypes_of_the_model(tiny):
     )
 
 
-def test_an_abstract_model_can_be_loaded(mlp, tiny_images):
+def test_an_abstract_model_can_be_loaded(mlp, tiny_inputs):
     abstract = nnx.eval_shape(lambda: nnx.clone(mlp))
     load_state_dict(abstract, MLP)
     load_state_dict(mlp, MLP)
-    images = tiny_images("digits-mlp")
+    images = tiny_inputs("digits-mlp")
     np.testing.assert_array_equal(abstract(images), mlp(images))
 
 
@@ -139,14 +139,14 @@ def torch_forward(state_dict, images):
     return x @ state_dict["10.weight"].T + state_dict["10.bias"]
 
 
-def test_the_keras_cnn_computes_what_the_same_weights_do_in_pytorch(tiny, tiny_images):
+def test_the_keras_cnn_computes_what_the_same_weights_do_in_pytorch(tiny, tiny_inputs):
     # 10x10 images, 4 channels: maps of 10, 8 and 4, hence 64 inputs to the dense layer.
     shapes = {"0": (4, 3, 3, 3), "2": (4, 4, 3, 3), "7": (8, 64), "10": (5, 8)}
     weights = state_dict(
         {f"{number}.weight": shape for number, shape in shapes.items()}
         | {f"{number}.bias": shape[:1] for number, shape in shapes.items()}
     )
-    model, images = tiny("keras-cnn"), tiny_images("keras-cnn")
+    model, images = tiny("keras-cnn"), tiny_inputs("keras-cnn")
     model.eval()
     load_state_dict(model, weights)
     np.testing.assert_allclose(

@@ -10,10 +10,10 @@ from models import _initializers
 
 # Wide enough for sharp statistics, narrow enough to draw in no time.
 NETWORKS = {
-    "vgg16bn": {"blocks": ((32,), (48,)), "image_shape": (8, 8, 3), "hidden": 64},
+    "vgg16bn": {"blocks": ((32,), (48,)), "input_shape": (8, 8, 3), "hidden": 64},
     "wrn28x10": {"depth": 10, "widen_factor": 2},
     "resnet50": {"stage_sizes": (1,), "width": 16},
-    "keras-cnn": {"widths": (16,), "image_shape": (12, 12, 3), "hidden": 64},
+    "keras-cnn": {"widths": (16,), "input_shape": (12, 12, 3), "hidden": 64},
     "mnist-mlp": {},
     "digits-mlp": {},
 }

@@ -99,16 +99,16 @@ def test_a_bottleneck_adds_its_shortcut_before_the_last_relu(tiny, quickly):
         np.testing.assert_allclose(found, nnx.relu(shortcut), atol=1e-5)
 
 
-def test_vgg_drops_before_both_hidden_layers_but_not_before_the_last(tiny, tiny_images):
+def test_vgg_drops_before_both_hidden_layers_but_not_before_the_last(tiny, tiny_inputs):
     model = tiny("vgg16", dropout=1.0)
     # All inputs of the hidden layers are dropped: what is left are their biases.
     expected = model.head(nnx.relu(model.hidden[1].bias[...]))
-    for logits in model(tiny_images("vgg16"), rngs=nnx.Rngs(0)):
+    for logits in model(tiny_inputs("vgg16"), rngs=nnx.Rngs(0)):
         np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
-def test_the_authors_vgg_runs_only_the_first_half_of_a_block(tiny, tiny_images):
-    images = tiny_images("vgg16bn")
+def test_the_authors_vgg_runs_only_the_first_half_of_a_block(tiny, tiny_inputs):
+    images = tiny_inputs("vgg16bn")
     for name, changes in (("vgg16bn", True), ("vgg16bn-authors", False)):
         model = tiny(name)
         model.eval()
@@ -119,8 +119,8 @@ def test_the_authors_vgg_runs_only_the_first_half_of_a_block(tiny, tiny_images):
 
 
 @pytest.mark.parametrize("name", ["vgg16", "keras-cnn"])
-def test_dropout_depends_on_the_key_alone(name, tiny, tiny_images, quickly):
-    model, images = tiny(name), tiny_images(name)
+def test_dropout_depends_on_the_key_alone(name, tiny, tiny_inputs, quickly):
+    model, images = tiny(name), tiny_inputs(name)
 
     @quickly
     def logits(model, key):
@@ -134,9 +134,9 @@ def test_dropout_depends_on_the_key_alone(name, tiny, tiny_images, quickly):
 
 @pytest.mark.parametrize("name", ["vgg16", "keras-cnn"])
 def test_dropout_without_rngs_is_an_error_in_training_mode_only(
-    name, tiny, tiny_images
+    name, tiny, tiny_inputs
 ):
-    model, images = tiny(name), tiny_images(name)
+    model, images = tiny(name), tiny_inputs(name)
     with pytest.raises(ValueError, match="no `rngs` argument was provided to Dropout"):
         model(images)
     model.eval()
@@ -144,9 +144,9 @@ def test_dropout_without_rngs_is_an_error_in_training_mode_only(
 
 
 def test_the_keras_cnn_drops_a_quarter_after_poolings_and_half_before_the_last_layer(
-    tiny, tiny_images
+    tiny, tiny_inputs
 ):
-    model, images = tiny("keras-cnn"), tiny_images("keras-cnn")
+    model, images = tiny("keras-cnn"), tiny_inputs("keras-cnn")
     assert (model.dropout.rate, model.hidden_dropout.rate) == (0.25, 0.5)
     model.dropout.rate, model.hidden_dropout.rate = 1.0, 0.0
     for logits in model(images):
@@ -159,12 +159,12 @@ def test_the_keras_cnn_drops_a_quarter_after_poolings_and_half_before_the_last_l
 
 @pytest.mark.parametrize("name", ["vgg16", "keras-cnn"])
 def test_images_too_small_for_the_poolings_are_refused(name):
-    with pytest.raises(ValueError, match=r"image_shape must be .*, got \(4, 32, 3\)"):
-        models.create(name, num_classes=2, image_shape=(4, 32, 3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"input_shape must be .*, got \(4, 32, 3\)"):
+        models.create(name, num_classes=2, input_shape=(4, 32, 3), rngs=nnx.Rngs(0))
 
 
-def test_an_mlp_is_matrix_products_with_relu_between(tiny, tiny_images):
-    model, images = tiny("digits-mlp"), tiny_images("digits-mlp")
+def test_an_mlp_is_matrix_products_with_relu_between(tiny, tiny_inputs):
+    model, images = tiny("digits-mlp"), tiny_inputs("digits-mlp")
     x = np.asarray(images, np.float64).reshape(4, -1)
     for i, layer in enumerate(model.layers):
         x = x @ np.asarray(layer.kernel) + np.asarray(layer.bias)

@@ -8,7 +8,7 @@ import models
 from models.export._logits import logits
 from optax_grda.packing import pack, unpack
 
-TORCHVISION = {"image_shape": (224, 224, 3), "hidden": 4096}
+TORCHVISION = {"input_shape": (224, 224, 3), "hidden": 4096}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,12 @@ TORCHVISION = {"image_shape": (224, 224, 3), "hidden": 4096}
         ("mnist-mlp", 10, {}, 407_050),
         ("cifar-mlp", 10, {}, 1_707_274),
         ("digits-mlp", 10, {}, 17_226),
+        ("transformer-64x2", 256, {}, 123_200),
+        ("transformer-128x4", 256, {}, 885_888),
+        ("transformer-384x6", 256, {}, 10_720_128),
+        ("transformer-768x12", 50_257, {}, 123_551_232),
+        ("transformer-64x2", 256, {"tied": False}, 123_200 + 64 * 256),
+        ("gru-64", 256, {}, 57_984),
         ("vgg16", 1000, TORCHVISION, 138_357_544),
         ("vgg16bn", 1000, TORCHVISION, 138_365_992),
     ],
@@ -48,22 +54,25 @@ def test_num_classes_below_one_are_refused():
 
 def test_spec_fits_the_network(name, abstract):
     spec = models.spec(name)
-    assert len(spec.mean) == len(spec.std) == spec.image_shape[-1]
-    assert min(spec.std) > 0
+    assert spec.is_text == name.startswith(("transformer", "gru"))
+    if not spec.is_text:
+        assert len(spec.mean) == len(spec.std) == spec.input_shape[-1]
+        assert min(spec.std) > 0
     num_classes = 1000 if name == "resnet50" else 10
     model = nnx.clone(abstract(name, num_classes=num_classes))
     model.eval()
-    images = jax.ShapeDtypeStruct((2, *spec.image_shape), jnp.float32)
-    found = jax.eval_shape(lambda m, x: m(x), model, images)
-    assert (found.shape, found.dtype) == ((2, num_classes), jnp.float32)
+    batch = jax.ShapeDtypeStruct((2, *spec.inputs.shape), spec.inputs.dtype)
+    found = jax.eval_shape(lambda m, x: m(x), model, batch)
+    tokens = spec.input_shape if spec.is_text else ()
+    assert (found.shape, found.dtype) == ((2, *tokens, num_classes), jnp.float32)
 
 
 def test_state_is_parameters_and_batch_statistics_alone(name, tiny):
     rest = nnx.split(tiny(name), nnx.Param, ...)[2]
     variables = [variable for _, variable in nnx.to_flat_state(rest)]
     assert all(isinstance(variable, nnx.BatchStat) for variable in variables)
-    without_norm = name in ("vgg16", "keras-cnn", "small-cnn") or name.endswith("mlp")
-    assert bool(variables) != without_norm
+    with_norm = name.startswith(("vgg16bn", "wrn", "resnet", "digits-wrn"))
+    assert bool(variables) == with_norm
 
 
 def test_networks_that_differ_in_weights_alone_are_compiled_once(
@@ -107,14 +116,18 @@ def test_networks_can_be_created_under_vmap_and_jit():
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg16bn", "wrn28x10", "resnet50", "keras-cnn", "digits-mlp"]
+    "name",
+    [
+        *("vgg16bn", "wrn28x10", "resnet50", "keras-cnn", "digits-mlp"),
+        *("transformer-64x2", "gru-64"),
+    ],
 )
-def test_seeds_under_vmap_agree_with_one_by_one(name, tiny, tiny_images, quickly):
+def test_seeds_under_vmap_agree_with_one_by_one(name, tiny, tiny_inputs, quickly):
     def forward(model, images):
         model.eval()
         return model(images)
 
-    images = tiny_images(name)
+    images = tiny_inputs(name)
     first, second = (tiny(name, seed) for seed in range(2))
     states = [nnx.state(model) for model in (first, second)]
     stacked = nnx.merge(
@@ -141,22 +154,22 @@ def test_parameters_and_statistics_go_through_a_packed_file(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vgg16", "wrn28x10", "resnet50", "keras-cnn"])
-def test_images_channels_first_are_refused(name, tiny, tiny_images):
-    images = tiny_images(name).transpose(0, 3, 1, 2)
+def test_images_channels_first_are_refused(name, tiny, tiny_inputs):
+    images = tiny_inputs(name).transpose(0, 3, 1, 2)
     with pytest.raises(ValueError, match=r"images must have shape \(batch, .*, 3\), "):
         tiny(name)(images)
 
 
-def test_an_mlp_takes_images_flattened_or_not_but_of_the_right_size(tiny, tiny_images):
-    model, images = tiny("mnist-mlp"), tiny_images("mnist-mlp")
+def test_an_mlp_takes_images_flattened_or_not_but_of_the_right_size(tiny, tiny_inputs):
+    model, images = tiny("mnist-mlp"), tiny_inputs("mnist-mlp")
     np.testing.assert_array_equal(model(images), model(images.reshape(4, 16)))
     with pytest.raises(ValueError, match=r"shape \(batch, 16\), got \(4, 25\)"):
         model(jnp.ones((4, 5, 5, 1)))
 
 
-def test_batches_may_be_sharded_over_explicit_axes(network, tiny, tiny_images):
+def test_batches_may_be_sharded_over_explicit_axes(network, tiny, tiny_inputs):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    model, images = tiny(network), tiny_images(network)
+    model, images = tiny(network), tiny_inputs(network)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params, rest, images):

@@ -6,11 +6,20 @@ from experiments.analyses import arena
 from experiments.arena.methods import METHODS
 
 
-def rows_of(method, accuracy, sparsity=0.9, zeros=None, seeds=2, phase="test"):
+def rows_of(
+    method,
+    accuracy,
+    sparsity=0.9,
+    zeros=None,
+    seeds=2,
+    phase="test",
+    model="digits-mlp",
+):
     """Rows of one network, whose accuracies differ by a point between two seeds."""
     return [
         {
             "network": "net",
+            "model": model,
             "method": method,
             "phase": phase,
             "pace": 0.1,
@@ -20,6 +29,7 @@ def rows_of(method, accuracy, sparsity=0.9, zeros=None, seeds=2, phase="test"):
             "seed": seed,
             "test_accuracy": accuracy + 0.01 * seed,
             "train_loss": 0.1,
+            "test_loss": 1.5 + 0.01 * seed,
             "seconds": 1.0,
             "state": 2.0,
         }
@@ -84,3 +94,15 @@ def test_a_dense_network_alone_has_a_table_too():
     accuracy, _ = arena.sections(found)
     assert accuracy.table[0]["dense"] == "97.50±0.50"
     assert arena.sentence(found) == ""
+
+
+def test_of_text_the_test_loss_is_shown_too():
+    rows = [
+        *rows_of("adamw", 0.6, sparsity=0.0, model="transformer-64x2"),
+        *rows_of("dial-adam-soft", 0.59, model="transformer-64x2"),
+    ]
+    assert "(dense 60.50 ± 0.50)" in arena.sentence({"rows": rows})
+    shown = {section.title: section for section in arena.sections({"rows": rows})}
+    cells = shown["Test loss: net, single weights"].table
+    assert [cell["method"] for cell in cells] == ["AdamW, dense", "dial, soft, Adam"]
+    assert cells[1]["90 %"] == "1.5050±0.0050"

@@ -23,6 +23,7 @@ def result(config, **changes):
             config=config,
             seeds=[0],
             test_accuracy=[0.9],
+            test_loss=[0.5],
             sparsity=[0.5],
             train_loss=[0.25],
             seconds=[2.0],

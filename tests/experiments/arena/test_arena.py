@@ -1,17 +1,21 @@
 """The command: what it trains, keeps, goes on with, and says."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
 import pytest
 
+import models
 from experiments.arena import runs
 from experiments.arena.__main__ import Options, main
 from experiments.arena.methods import METHODS
 from experiments.arena.networks import NETWORKS, for_validation, load
 from experiments.arena.runs import Setting
+from experiments.training.data import Dataset
 from experiments.training.errors import UserError
+from models import _registry
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,8 +134,31 @@ def test_validation_images_are_training_images():
     held_out = for_validation(dataset)
     assert len(held_out.test_labels) == dataset.num_examples // 5
     assert held_out.num_examples + len(held_out.test_labels) == dataset.num_examples
-    known = {image.tobytes() for image in dataset.train_images}
-    assert all(image.tobytes() in known for image in held_out.test_images)
+    known = {image.tobytes() for image in dataset.train_inputs}
+    assert all(image.tobytes() in known for image in held_out.test_inputs)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    "method", ["dial-adam-soft", "dial-adam-metric-power3", "gradual-adam"]
+)
+def test_methods_of_adam_make_kernels_of_a_transformer_sparse(method, monkeypatch):
+    spec = models.spec("transformer-64x2")
+    network = functools.partial(spec.network, width=8, blocks=1, heads=1)
+    monkeypatch.setitem(_registry._SPECS, "tiny", spec._replace(network=network))
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "test"):  # bytes that follow each other, from any on
+        text = (rng.integers(0, 5, (32, 1)) + np.arange(7)) % 5
+        arrays[f"{split}_inputs"] = np.uint8(text[:, :-1])
+        arrays[f"{split}_labels"] = np.int32(text[:, 1:])
+    dataset = Dataset("cycles", **arrays, num_classes=5)
+    short = {"model": "tiny", "batch_size": 4, "epochs": 16}
+    network = dataclasses.replace(NETWORKS["text-64x2"], **short)
+    settings = [Setting(0.02, 0.7, 0.0, 0)]
+    (row,) = runs.train(network, METHODS[method], dataset, settings)
+    assert row["zeros"] == pytest.approx(0.7, abs=0.02)
+    assert row["test_loss"] < 0.5 * np.log(5)
 
 
 def test_time_that_is_up_ends_what_depends_on_it_too(tmp_path):

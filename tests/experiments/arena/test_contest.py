@@ -97,3 +97,11 @@ def test_dense_twins_come_before_those_that_take_their_rate():
     assert names(["grda", "dial-soft"]) == ["momentum", "sgd", "grda", "dial-soft"]
     assert names(["dial-soft"]) == ["momentum", "dial-soft"]
     assert names([])[0] == "momentum"
+
+
+def test_methods_of_adam_train_the_networks_of_adam_alone():
+    of_adam = names([], "adam")
+    assert of_adam[0] == "adamw"
+    assert {"dial-adam-power3", "dial-adam-metric", "gradual-adam"} < set(of_adam)
+    assert not set(of_adam) & set(names([]))
+    assert names(["dial-soft", "dial-adam-soft"], "adam") == ["adamw", "dial-adam-soft"]

@@ -34,6 +34,9 @@ from experiments.training.errors import UserError
         (Grda, "mu", 0.0, r"mu must be in \(0, 1\], got 0.0"),
         (Momentum, "beta", 1.0, r"beta must be in \[0, 1\), got 1.0"),
         (Momentum, "weight_decay", -1.0, "weight_decay must be >= 0 and finite"),
+        (Adam, "weight_decay", -1.0, "weight_decay must be >= 0 and finite"),
+        (Target, "direction", "sign", "direction must be one of gradient, adam"),
+        (Grda, "thresholds", "biases", "thresholds must be one of all, kernels"),
         (Target, "momentum", 1.0, r"momentum must be in \[0, 1\), got 1.0"),
         (
             Grda,
@@ -77,6 +80,25 @@ def test_every_method_has_a_label_and_says_whether_it_makes_zeros():
     assert method.label == "target 90 %, β = 0.9, p = 3, decay 0.0005"
 
 
+def test_adams_label_tells_its_decay_and_what_it_is_the_direction_of():
+    assert Adam(0.1).label == "Adam, decay 0.1"
+    method = Target(direction="adam", thresholds="kernels", weight_decay=0.1)
+    assert method.label == "target 90 %, Adam, kernels, decay 0.1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"direction": "adam", "momentum": 0.9}, "momentum must be 0 where direction"),
+        ({"groups": "units", "thresholds": "kernels"}, "thresholds must be all where"),
+    ],
+)
+@pytest.mark.parametrize("make", [Grda, Target])
+def test_settings_that_exclude_each_other_are_refused(make, settings, rule):
+    with pytest.raises(ValueError, match=rule):
+        make(**settings)
+
+
 def test_units_are_thresholded_softly():
     with pytest.raises(
         ValueError, match="proximal must be soft where groups are units"
@@ -92,6 +114,8 @@ def test_the_dense_twin_has_momentum_and_decay_of_its_own():
     assert not configs.are_twins(Config(method=Sgd()), heavy)
     assert not configs.are_twins(Config(method=Sgd()), Config(method=Sgd(), seed=1))
     assert not configs.are_twins(heavy, heavy)
+    adam = Config(method=Grda(direction="adam", weight_decay=0.1))
+    assert configs.are_twins(Config(method=Adam(0.1)), adam)
 
 
 def test_load_reads_what_save_wrote(tmp_path):
@@ -144,6 +168,8 @@ def test_differences_name_every_field_that_differs():
         "method.momentum: 0.0, not None",
         "method.proximal: soft, not None",
         "method.weight_decay: 0.0, not None",
+        "method.direction: gradient, not None",
+        "method.thresholds: all, not None",
     ]
 
 

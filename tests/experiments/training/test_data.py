@@ -50,17 +50,17 @@ def run_python(code, *arguments, path=()):
 
 def test_digits_are_scaled_to_the_unit_interval():
     digits = data.load("digits")
-    assert digits.train_images.shape == (1437, 8, 8, 1)
-    assert digits.test_images.shape == (360, 8, 8, 1)
-    assert digits.train_images.dtype == digits.test_images.dtype == np.float32
-    assert (digits.train_images.min(), digits.train_images.max()) == (0, 1)
+    assert digits.train_inputs.shape == (1437, 8, 8, 1)
+    assert digits.test_inputs.shape == (360, 8, 8, 1)
+    assert digits.train_inputs.dtype == digits.test_inputs.dtype == np.float32
+    assert (digits.train_inputs.min(), digits.train_inputs.max()) == (0, 1)
     assert digits.num_classes == 10
 
 
 def test_digits_are_split_by_the_stated_permutation():
     digits, bunch = data.load("digits"), sklearn.datasets.load_digits()
     order = np.random.default_rng(0).permutation(1797)
-    joined = np.concatenate([digits.train_images, digits.test_images])
+    joined = np.concatenate([digits.train_inputs, digits.test_inputs])
     np.testing.assert_array_equal(joined[..., 0] * 16, bunch.images[order])
     labels = np.concatenate([digits.train_labels, digits.test_labels])
     np.testing.assert_array_equal(labels, bunch.target[order])
@@ -104,9 +104,9 @@ def test_tfds_directories_are_read_as_they_were_written(
     test_labels = num_classes - 1 - np.arange(5)
     prepare(write_tfds, name, tmp_path, train, train_labels, test, test_labels)
     dataset = data.load(name, tmp_path)
-    np.testing.assert_array_equal(dataset.train_images, train)
+    np.testing.assert_array_equal(dataset.train_inputs, train)
     np.testing.assert_array_equal(dataset.train_labels, train_labels)
-    np.testing.assert_array_equal(dataset.test_images, test)
+    np.testing.assert_array_equal(dataset.test_inputs, test)
     np.testing.assert_array_equal(dataset.test_labels, test_labels)
     assert dataset.train_labels.dtype == np.int32
     assert dataset.num_classes == num_classes
@@ -172,7 +172,7 @@ def test_npz_file_is_read_as_it_was_written(tmp_path):
 def test_npz_file_may_hold_float_images(tmp_path):
     train, test = (x.astype(np.float32) / 255 for x in (images(6), images(3)))
     path = write_npz(tmp_path / "mine.npz", train_images=train, test_images=test)
-    np.testing.assert_array_equal(data.load(path).train_images, train)
+    np.testing.assert_array_equal(data.load(path).train_inputs, train)
 
 
 def test_class_names_in_an_npz_file_count_the_classes(tmp_path):
@@ -248,7 +248,7 @@ def test_batches_follow_the_order_and_the_last_may_be_smaller():
     order = np.array([7, 3, 5, 1, 9])
     batches = list(dataset.batches(order, 2))
     assert [len(batch["label"]) for batch in batches] == [2, 2, 1]
-    for name in ("image", "label"):
+    for name in ("input", "label"):
         joined = np.concatenate([batch[name] for batch in batches])
         np.testing.assert_array_equal(joined, getattr(dataset, f"train_{name}s")[order])
 

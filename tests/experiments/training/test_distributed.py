@@ -185,7 +185,7 @@ def test_two_processes_agree_with_one_to_rounding(together, demo_run):
     # step, which 225 steps pass on and enlarge.
     for row, expected in zip(rows, read_metrics(demo_run / "grda-0"), strict=False):
         assert row.keys() == expected.keys()
-        for name in row.keys() - {"images_per_second"}:
+        for name in row.keys() - {"examples_per_second"}:
             np.testing.assert_allclose(row[name], expected[name], rtol=1e-3, atol=1e-4)
 
 

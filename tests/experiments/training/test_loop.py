@@ -35,7 +35,7 @@ def tiny_mlp():
     """A network for color images of 8x8 pixels, quick to compile."""
     spec = models.spec("digits-mlp")._replace(
         network=functools.partial(MLP, features=(4,)),
-        image_shape=(8, 8, 3),
+        input_shape=(8, 8, 3),
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )
@@ -145,7 +145,7 @@ def test_evaluation_counts_every_image_once(stream):
     batches = list(passes._evaluation("test"))
     images, labels = (
         np.concatenate([batch[name] for batch in batches])[:5]
-        for name in ("image", "label")
+        for name in ("input", "label")
     )
     metrics = passes.trainer.metrics(state.params, state.batch_stats, images, labels)
     # The mean of five float32 numbers, summed in another order.

@@ -8,7 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.training.config import Adam, Config, Grda, Momentum, Sgd, Target
+from experiments.training.config import (
+    Adam,
+    Config,
+    Grda,
+    Momentum,
+    Sgd,
+    Target,
+    dense_twin,
+)
 from experiments.training.optimizer import (
     learning_rates,
     make_optimizer,
@@ -111,6 +119,59 @@ def test_adam_moves_by_the_learning_rate_where_gradients_are_equal():
     moved = unit_steps(config, steps_per_epoch=3, steps=3)
     # 1 - 0.999 ** n loses four digits of float32's seven.
     np.testing.assert_allclose(moved, 0.01, rtol=1e-3)
+
+
+@pytest.mark.parametrize("thresholds", ["all", "kernels"])
+@pytest.mark.usefixtures("standard_promotion")
+def test_without_a_threshold_a_sparse_method_is_its_dense_twin(thresholds):
+    method = Grda(c=0.0, weight_decay=0.1, direction="adam", thresholds=thresholds)
+    config = Config(method=method, learning_rate=0.01, epochs=1)
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.standard_normal((4, 3), np.float32), "bias": np.ones(3)}
+    params = jax.tree.map(jnp.float32, params)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def trained(config):
+        optimizer = make_optimizer(config, 1)
+
+        def step(carry, _):
+            params, state = carry
+            gradients = jax.tree.map(jnp.sin, params)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = params, optimizer.init(params)
+        return jax.lax.scan(step, start, length=20)[0][0]
+
+    # The steps are 0.01: float32 rounds weights of order one by 6e-8 in each.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6),
+        trained(config),
+        trained(dense_twin(config)),
+    )
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_kernels_alone_are_thresholded_where_it_is_said():
+    method = Grda(c=0.0, direction="adam", thresholds="kernels")
+    params = {"kernel": jnp.full((4, 3), 0.1), "bias": jnp.full(3, 0.1)}
+    optimizer = make_optimizer(Config(method=method, epochs=1), 1, c=jnp.float32(10.0))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updated = optax.apply_updates(params, updates)
+    assert (updated["kernel"] == 0).all()
+    assert (updated["bias"] != 0).all()
+
+
+def test_the_rate_warms_up_by_steps_and_then_falls_as_half_a_cosine():
+    config = Config(method=Sgd(), schedule="warmup-cosine", learning_rate=1.0, epochs=4)
+    moved = unit_steps(config, steps_per_epoch=50, steps=200)
+    progress = np.arange(200) / 200
+    wave = 0.5 + 0.5 * np.cos(np.pi * (progress - 0.05) / 0.95)
+    expected = np.where(progress < 0.05, progress / 0.05, wave)
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+    rates = learning_rates(config)  # those of the epochs' middles
+    np.testing.assert_allclose(rates, expected[25::50], atol=1e-6)
 
 
 # Derived from the paper's formula for its protocols, 391 steps an epoch, to 5 decimals:

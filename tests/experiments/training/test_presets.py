@@ -12,6 +12,7 @@ from experiments.training import data, presets
 from experiments.training.config import Grda, Sgd
 from experiments.training.optimizer import make_optimizer
 from experiments.training.presets import PRESETS, preset_of
+from experiments.training.text import STDLIB
 from experiments.training.trainer import make_trainer
 
 
@@ -26,7 +27,8 @@ def family(name):
 def test_a_preset_names_what_exists_and_makes_its_optimizer(name):
     config = PRESETS[name]
     assert config.model in models.names()
-    assert config.dataset in ("digits", *data.TFDS_NAMES, "imagenet2012")
+    known = ("digits", *data.TFDS_NAMES, "imagenet2012", STDLIB)
+    assert config.dataset in known
     make_optimizer(config, steps_per_epoch=1)
 
 
@@ -37,6 +39,7 @@ def test_every_network_has_its_data():
         *(("resnet50", "imagenet2012"), ("keras-cnn", "cifar10")),
         *(("small-cnn", "cifar10"), ("mnist-mlp", "mnist")),
         *(("digits-wrn10x1", "digits"), ("digits-mlp", "digits")),
+        *((f"transformer-{size}", STDLIB) for size in ("64x2", "128x4", "384x6")),
     }
 
 
@@ -163,6 +166,6 @@ def test_the_description_has_a_row_for_every_preset_of_the_paper():
         elif row := re.match(r" {4}(sgd|\S*mu[0-9.]+)\s", line):
             described.add(f"{name}-{row[1]}")
     headlines = {name.removesuffix("-sgd") for name in PRESETS if name.endswith("-sgd")}
-    ours = ("digits-", "cifar10-small-cnn")
+    ours = ("digits-", "cifar10-small-cnn", "text-")
     rows = {name for name in PRESETS if not name.startswith(ours)}
     assert described == rows - headlines

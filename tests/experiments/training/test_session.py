@@ -65,7 +65,7 @@ def arrays(directory):
 def rows(directory):
     """The lines of metrics.jsonl without the speed."""
     return [
-        {name: value for name, value in row.items() if name != "images_per_second"}
+        {name: value for name, value in row.items() if name != "examples_per_second"}
         for row in read_metrics(directory)
     ]
 
@@ -85,7 +85,7 @@ def test_a_line_an_epoch_says_how_training_goes(uninterrupted):
     assert metrics[0].keys() == {
         *("epoch", "step", "learning_rate", "threshold", "sparsity"),
         *("train_loss_running", "train_accuracy_running", "test_loss", "test_accuracy"),
-        "images_per_second",
+        "examples_per_second",
     }
     assert metrics[-1]["train_loss_running"] < 0.3 < metrics[0]["train_loss_running"]
     assert metrics[-1]["test_accuracy"] > 0.9
@@ -245,7 +245,9 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_written_again(
 )
 def test_another_experiment_is_not_resumed(copy, monkeypatch, change, difference):
     # What is compared are the configurations: the data need not fit the network.
-    monkeypatch.setattr("experiments.training.trainer.Trainer.check_images", id)
+    monkeypatch.setattr(
+        "experiments.training.trainer.Trainer.check_inputs", lambda *_: None
+    )
     monkeypatch.setattr(
         session.jax, "jit", lambda f, **_: functools.partial(jax.eval_shape, f)
     )

@@ -105,8 +105,8 @@ def assert_equal(batches, expected):
 
 def test_training_batches_hold_bytes_and_labels(train_source):
     (batch,) = take(training(train_source), 1)
-    assert batch["image"].shape == (4, SIZE, SIZE, 3)
-    assert batch["image"].dtype == np.uint8
+    assert batch["input"].shape == (4, SIZE, SIZE, 3)
+    assert batch["input"].dtype == np.uint8
     assert batch["label"].shape == (4,)
     assert batch["label"].dtype == np.int32
 
@@ -115,7 +115,7 @@ def test_same_seed_gives_the_same_stream_and_another_seed_another(train_source):
     first, again = (take(training(train_source), 4) for _ in range(2))
     assert_equal(first, again)
     (other,) = take(training(train_source, seed=1), 1)
-    assert (other["image"] != first[0]["image"]).any()
+    assert (other["input"] != first[0]["input"]).any()
 
 
 def test_epochs_leave_out_the_remainder_and_differ_in_order_and_crops(train_source):
@@ -137,7 +137,7 @@ def test_epochs_leave_out_the_remainder_and_differ_in_order_and_crops(train_sour
 
 
 def by_label(batch):
-    return zip(batch["label"].tolist(), np.asarray(batch["image"]), strict=True)
+    return zip(batch["label"].tolist(), np.asarray(batch["input"]), strict=True)
 
 
 def test_half_of_the_training_images_are_mirrored(train_source):
@@ -176,7 +176,7 @@ def test_processes_split_the_batches_that_one_process_would_read(train_source):
         for i in range(2)
     ]
     for batch, *shards in zip(whole, *parts, strict=True):
-        assert all(shard["image"].shape == (2, SIZE, SIZE, 3) for shard in shards)
+        assert all(shard["input"].shape == (2, SIZE, SIZE, 3) for shard in shards)
         expected = {label: crop.tobytes() for label, crop in by_label(batch)}
         found = [(k, crop.tobytes()) for shard in shards for k, crop in by_label(shard)]
         assert len(found) == len(expected) == 4
@@ -185,10 +185,10 @@ def test_processes_split_the_batches_that_one_process_would_read(train_source):
 
 def test_evaluation_covers_every_image_once(validation_source):
     batches = take(evaluation(validation_source))
-    assert [batch["image"].shape for batch in batches] == [(4, SIZE, SIZE, 3)] * 2
+    assert [batch["input"].shape for batch in batches] == [(4, SIZE, SIZE, 3)] * 2
     weights = np.concatenate([batch["weight"] for batch in batches])
     labels = np.concatenate([batch["label"] for batch in batches])
-    images = np.concatenate([batch["image"] for batch in batches])
+    images = np.concatenate([batch["input"] for batch in batches])
     np.testing.assert_array_equal(weights, [1, 1, 1, 1, 1, 0, 0, 0])
     np.testing.assert_array_equal(labels[:VALIDATION], range(VALIDATION))
     assert (images[:VALIDATION] > 0).any(axis=(1, 2, 3)).all()

@@ -242,11 +242,11 @@ def test_a_network_without_batch_norm_has_no_statistics():
 def test_batch_norm_over_one_image_is_refused_before_training(images, options):
     trainer = tiny_trainer(images, norm=True, **options)
     with pytest.raises(ValueError, match="needs at least 2 values a channel, got 1"):
-        trainer.check_images((2, 2, 1))
-    dataclasses.replace(trainer, num_examples=34, accumulation=1).check_images(
+        trainer.check_inputs((2, 2, 1))
+    dataclasses.replace(trainer, num_examples=34, accumulation=1).check_inputs(
         (2, 2, 1)
     )
-    tiny_trainer(images, **options).check_images((2, 2, 1))
+    tiny_trainer(images, **options).check_inputs((2, 2, 1))
 
 
 def test_an_unknown_network_is_refused():

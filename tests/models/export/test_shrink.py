@@ -65,24 +65,24 @@ def patterns(draw):
 
 @settings(max_examples=2)
 @given(punch=patterns())
-def test_logits_stay_whatever_is_zero(network, punch, tiny, tiny_images):
+def test_logits_stay_whatever_is_zero(network, punch, tiny, tiny_inputs):
     options = {"stage_sizes": (2,)} if network == "resnet50" else {}
     model = tiny(network, **options)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         variable.set_value(jax.device_put(punch(variable[...])))
     before = jax.tree.map(np.asarray, nnx.state(model))
-    small = shrunk(model, tiny_images(network))
-    assert_same_logits(small, model, tiny_images(network))
+    small = shrunk(model, tiny_inputs(network))
+    assert_same_logits(small, model, tiny_inputs(network))
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
-    again = shrink(small, tiny_images(network).shape[1:])
+    again = shrink(small, tiny_inputs(network).shape[1:])
     assert nnx.graphdef(again) == nnx.graphdef(small)
 
 
-def test_dense_network_stays_as_it_is(network, tiny, tiny_images):
+def test_dense_network_stays_as_it_is(network, tiny, tiny_inputs):
     if network == "vgg16bn-authors":
         pytest.skip("its unused layers are cut, as the next test says")
     model = tiny(network)
-    graphdef, state = nnx.split(shrink(model, tiny_images(network).shape[1:]))
+    graphdef, state = nnx.split(shrink(model, tiny_inputs(network).shape[1:]))
     assert graphdef == nnx.graphdef(model)
     jax.tree.map(np.testing.assert_array_equal, state, nnx.state(model))
 
@@ -93,18 +93,18 @@ def test_layers_that_the_authors_vgg_leaves_out_become_empty(tiny):
     assert out == [[4, 0], [8]]
 
 
-def test_dead_network_keeps_the_biases_of_the_logits(network, tiny, tiny_images):
+def test_dead_network_keeps_the_biases_of_the_logits(network, tiny, tiny_inputs):
     model = tiny(network)
     bias = head(model).bias[...]
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         fill(variable, ..., 0)
     head(model).bias.set_value(bias)
-    small = shrunk(model, tiny_images(network))
+    small = shrunk(model, tiny_inputs(network))
     assert widths(small) == {0}
 
 
-def test_network_with_empty_layers_runs_in_training_mode(tiny, tiny_images, quickly):
-    model, images = tiny("vgg16bn", dropout=0.0), tiny_images("vgg16bn")
+def test_network_with_empty_layers_runs_in_training_mode(tiny, tiny_inputs, quickly):
+    model, images = tiny("vgg16bn", dropout=0.0), tiny_inputs("vgg16bn")
     fill(model.blocks[1][0].norm.scale, ..., 0)
     small = shrink(model, images.shape[1:])
     assert widths(small) == {0}
@@ -114,7 +114,7 @@ def test_network_with_empty_layers_runs_in_training_mode(tiny, tiny_images, quic
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_units_without_input_or_use_go_and_those_that_only_they_need(tiny, tiny_images):
+def test_units_without_input_or_use_go_and_those_that_only_they_need(tiny, tiny_inputs):
     model = tiny("digits-mlp")
     first, second, last = model.layers
     fill(first.kernel, np.s_[:, :2], 0)
@@ -122,7 +122,7 @@ def test_units_without_input_or_use_go_and_those_that_only_they_need(tiny, tiny_
     fill(second.kernel, 2, 0)
     fill(second.kernel, np.s_[3, :5], 0)  # read by unit 5 alone, which nothing reads
     fill(last.kernel, 5, 0)
-    small = shrunk(model, tiny_images("digits-mlp"))
+    small = shrunk(model, tiny_inputs("digits-mlp"))
     assert [layer.out_features for layer in small.layers] == [4, 5, 5]
     bias = second.bias[...] + 0.5 * second.kernel[0]
     np.testing.assert_allclose(small.layers[1].bias[...], bias[:5], rtol=1e-6)
@@ -139,19 +139,19 @@ def test_units_without_input_or_use_go_and_those_that_only_they_need(tiny, tiny_
     ],
 )
 def test_constant_goes_unless_a_padded_convolution_reads_it(
-    name, find, bias, left, tiny, tiny_images
+    name, find, bias, left, tiny, tiny_inputs
 ):
     model = tiny(name)
     fill(find(model).kernel, np.s_[..., 1], 0)
     fill(find(model).bias, 1, bias)
-    small = shrunk(model, tiny_images(name))
+    small = shrunk(model, tiny_inputs(name))
     assert find(small).out_features == left
 
 
 @pytest.mark.parametrize(("bias", "left"), [(1.0, 4), (0.0, 3), (-1.0, 3)])
 @pytest.mark.parametrize("cause", ["scale", "input"])
 def test_batch_norm_is_constant_by_scale_or_by_input(
-    cause, bias, left, tiny, tiny_images
+    cause, bias, left, tiny, tiny_inputs
 ):
     model = tiny("vgg16bn")
     layer = model.blocks[0][0]
@@ -161,29 +161,29 @@ def test_batch_norm_is_constant_by_scale_or_by_input(
         fill(layer.conv.kernel, np.s_[..., 1], 0)
         fill(layer.norm.mean, 1, layer.conv.bias[1])
     fill(layer.norm.bias, 1, bias)
-    small = shrunk(model, tiny_images("vgg16bn"))
+    small = shrunk(model, tiny_inputs("vgg16bn"))
     assert small.blocks[0][0].conv.out_features == left
     assert small.blocks[0][0].norm.num_features == left
 
 
-def test_constant_that_stays_needs_no_input(tiny, tiny_images):
+def test_constant_that_stays_needs_no_input(tiny, tiny_inputs):
     model = tiny("vgg16bn")
     second = model.blocks[0][1]
     fill(second.norm.scale, 1, 0)
     fill(second.norm.bias, 1, 1.0)
     fill(second.conv.kernel, np.s_[:, :, 0, [0, 2, 3]], 0)
-    small = shrunk(model, tiny_images("vgg16bn"))
+    small = shrunk(model, tiny_inputs("vgg16bn"))
     assert [layer.conv.out_features for layer in small.blocks[0]] == [3, 4]
 
 
 def test_constant_before_a_convolution_without_bias_moves_the_mean_of_its_batch_norm(
-    tiny, tiny_images
+    tiny, tiny_inputs
 ):
     model = tiny("resnet50")
     block = model.stages[0][0]
     fill(block.layer2.norm.scale, 1, 0)
     fill(block.layer2.norm.bias, 1, 2.0)
-    small = shrunk(model, tiny_images("resnet50")).stages[0][0]
+    small = shrunk(model, tiny_inputs("resnet50")).stages[0][0]
     assert [small.layer2.conv.out_features, small.layer3.conv.in_features] == [3, 3]
     mean = block.layer3.norm.mean[...] - 2 * block.layer3.conv.kernel[0, 0, 1]
     np.testing.assert_allclose(small.layer3.norm.mean[...], mean, rtol=1e-6)
@@ -198,7 +198,7 @@ def test_constant_before_a_convolution_without_bias_moves_the_mean_of_its_batch_
     ],
 )
 def test_channel_of_a_residual_stream_goes_if_no_block_needs_it(
-    reader, stream, inner, tiny, tiny_images
+    reader, stream, inner, tiny, tiny_inputs
 ):
     model = tiny("wrn28x10", depth=16)
     first, second = model.stages[0]
@@ -211,7 +211,7 @@ def test_channel_of_a_residual_stream_goes_if_no_block_needs_it(
     if reader is not None:
         fill(model.stages[0][reader].conv1.kernel, np.s_[:, :, 0, 5], 0.1)
 
-    small = shrunk(model, tiny_images("wrn28x10"))
+    small = shrunk(model, tiny_inputs("wrn28x10"))
     first, second = small.stages[0]
     assert small.stem.out_features == stream
     assert first.norm1.num_features == first.conv2.out_features == stream
@@ -221,7 +221,7 @@ def test_channel_of_a_residual_stream_goes_if_no_block_needs_it(
     assert second.conv1.out_features == 16
 
 
-def test_constants_of_a_residual_stream_add_up(tiny, tiny_images):
+def test_constants_of_a_residual_stream_add_up(tiny, tiny_inputs):
     model = tiny("wrn28x10")
     block, following = model.stages[0][0], model.stages[1][0]
     for conv in (model.stem, block.conv2):
@@ -229,7 +229,7 @@ def test_constants_of_a_residual_stream_add_up(tiny, tiny_images):
         fill(conv.bias, 0, 1.5)
     for norm in (block.norm1, following.norm1):
         fill(norm.bias, 0, -100.0)  # so that ReLU makes it 0
-    small = shrunk(model, tiny_images("wrn28x10"))
+    small = shrunk(model, tiny_inputs("wrn28x10"))
     assert small.stem.out_features == small.stages[0][0].conv2.out_features == 15
     shortcut = following.shortcut
     bias = shortcut.bias[...] + 3 * shortcut.kernel[0, 0, 0]
@@ -237,13 +237,13 @@ def test_constants_of_a_residual_stream_add_up(tiny, tiny_images):
     np.testing.assert_allclose(small_bias, bias, rtol=1e-6)
 
 
-def test_parameters_keep_their_dtype(tiny, tiny_images):
+def test_parameters_keep_their_dtype(tiny, tiny_inputs):
     model = tiny("digits-mlp", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     fill(model.layers[0].kernel, np.s_[:, 2], 0)
     fill(model.layers[0].bias, 2, 1.0)
-    small = shrunk(model, tiny_images("digits-mlp"))
+    small = shrunk(model, tiny_inputs("digits-mlp"))
     # Biases round to bfloat16, by up to 2^-9, and so do sums.
-    assert_same_logits(small, model, tiny_images("digits-mlp"), tolerance=2e-2)
+    assert_same_logits(small, model, tiny_inputs("digits-mlp"), tolerance=2e-2)
     assert small.layers[0].out_features == 7
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(small))}
     assert dtypes == {jnp.dtype("bfloat16")}
@@ -259,7 +259,7 @@ def test_parameters_keep_their_dtype(tiny, tiny_images):
     ],
     ids=str,
 )
-def test_layers_may_be_changed_in_what_shrink_knows(changes, tiny, tiny_images):
+def test_layers_may_be_changed_in_what_shrink_knows(changes, tiny, tiny_inputs):
     model = tiny("vgg16bn")
     first, second = model.blocks[0]
     for name, value in changes.items():
@@ -271,19 +271,19 @@ def test_layers_may_be_changed_in_what_shrink_knows(changes, tiny, tiny_images):
         fill(norm.scale, np.s_[:2], 0)
         fill(norm.bias, np.s_[:2], bias)
     model.eval()
-    small = shrunk(model, tiny_images("vgg16bn"))
+    small = shrunk(model, tiny_inputs("vgg16bn"))
     pads_with_zeros = changes.get("padding") != "CIRCULAR"
     assert small.blocks[0][0].conv.out_features == (4 if pads_with_zeros else 2)
     assert small.blocks[0][1].conv.out_features == 2
 
 
-def test_constant_stays_before_a_layer_without_biases(tiny, tiny_images):
+def test_constant_stays_before_a_layer_without_biases(tiny, tiny_inputs):
     model = tiny("keras-cnn")
     layer = model.pairs[0][1]
     layer.use_bias, layer.bias = False, None
     fill(model.pairs[0][0].kernel, np.s_[..., :2], 0)
     fill(model.pairs[0][0].bias, np.s_[:2], [1.0, -1.0])
-    small = shrunk(model, tiny_images("keras-cnn"))
+    small = shrunk(model, tiny_inputs("keras-cnn"))
     assert small.pairs[0][0].out_features == 3
 
 
@@ -315,12 +315,12 @@ class Doubled(nnx.Linear):
     ],
     ids=["a subclass", "another layer", "an unused width", "a bias twice"],
 )
-def test_what_layers_compute_is_read_off_them(change, tiny, tiny_images):
+def test_what_layers_compute_is_read_off_them(change, tiny, tiny_inputs):
     model = tiny("digits-mlp", features=(8, 8))
     change(model)
     fill(model.layers[0].kernel, np.s_[..., :3], 0)
     fill(model.layers[0].bias, np.s_[:3], 1.0)
-    small = shrunk(model, tiny_images("digits-mlp"))
+    small = shrunk(model, tiny_inputs("digits-mlp"))
     assert small.layers[0].kernel.shape[-1] <= 8
 
 
@@ -328,7 +328,7 @@ def put(container, index, module):
     container[index] = module
 
 
-def test_a_layer_used_twice_keeps_what_either_use_needs(tiny, tiny_images):
+def test_a_layer_used_twice_keeps_what_either_use_needs(tiny, tiny_inputs):
     model = tiny("digits-mlp", features=(8, 8, 8))
     put(model.layers, 2, model.layers[1])
     twice = model.layers[1]
@@ -338,7 +338,7 @@ def test_a_layer_used_twice_keeps_what_either_use_needs(tiny, tiny_images):
     for kernel, axis in ((model.layers[0].kernel, 1), (model.layers[3].kernel, 0)):
         fill(kernel, (slice(None),) * axis + (slice(0, 2),), 0)
     fill(model.layers[0].bias, np.s_[:2], 0)
-    small = shrunk(model, tiny_images("digits-mlp"))
+    small = shrunk(model, tiny_inputs("digits-mlp"))
     assert small.layers[1].kernel.shape == (6, 6)
     assert small.layers[2] is small.layers[1]
 

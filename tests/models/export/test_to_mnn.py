@@ -45,9 +45,9 @@ def onnx_logits(path):
 
 
 @pytest.mark.parametrize("prune", [scatter_zeros, kill_layers])
-def test_logits_agree_with_onnx_runtime(prune, network, tiny, tiny_images, tmp_path):
+def test_logits_agree_with_onnx_runtime(prune, network, tiny, tiny_inputs, tmp_path):
     """In batches of several sizes, one after the other: 1e-4 of the largest logit."""
-    model, images = tiny(network), np.asarray(tiny_images(network))
+    model, images = tiny(network), np.asarray(tiny_inputs(network))
     prune(model)
     onnx_path, path = tmp_path / "network.onnx", tmp_path / "network.mnn"
     to_onnx(model, onnx_path, images.shape[1:])

@@ -53,18 +53,18 @@ def set_to_zero(variable, index=...):
     variable.set_value(jax.device_put(values))
 
 
-def test_logits_of_dense_networks_agree(network, tiny, tiny_images, path):
-    assert_logits_agree(tiny(network), tiny_images(network), path)
+def test_logits_of_dense_networks_agree(network, tiny, tiny_inputs, path):
+    assert_logits_agree(tiny(network), tiny_inputs(network), path)
 
 
-def test_logits_of_shrunken_networks_agree(network, tiny, tiny_images, path):
+def test_logits_of_shrunken_networks_agree(network, tiny, tiny_inputs, path):
     model = tiny(network)
     kernel = head(model).kernel[...]
     # The last units of every layer but the last, in kernels, biases and BatchNorms.
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         set_to_zero(variable, np.s_[..., variable.shape[-1] * 3 // 4 :])
     head(model).kernel.set_value(kernel)
-    images = tiny_images(network)
+    images = tiny_inputs(network)
     small = shrink(model, images.shape[1:])
     before, after = (cost(m, images.shape[1:]).parameters for m in (model, small))
     assert after < before
@@ -72,14 +72,14 @@ def test_logits_of_shrunken_networks_agree(network, tiny, tiny_images, path):
 
 
 def test_dead_networks_have_the_logits_of_the_last_biases(
-    network, tiny, tiny_images, path
+    network, tiny, tiny_inputs, path
 ):
     model = tiny(network)
     bias = head(model).bias[...]
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         set_to_zero(variable)
     head(model).bias.set_value(bias)
-    images = tiny_images(network)
+    images = tiny_inputs(network)
     small = shrink(model, images.shape[1:])
     assert set(cost(small, images.shape[1:]).widths.values()) == {0, 5}
     assert_logits_agree(small, images, path)
@@ -95,13 +95,13 @@ def test_dead_networks_have_the_logits_of_the_last_biases(
     ],
 )
 def test_a_dead_branch_leaves_the_rest_of_the_network(
-    name, find, tiny, tiny_images, path
+    name, find, tiny, tiny_inputs, path
 ):
     model = tiny(name)
     for layer in find(model):
         for _, variable in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
             set_to_zero(variable)
-    images = tiny_images(name)
+    images = tiny_inputs(name)
     small = shrink(model, images.shape[1:])
     assert 0 in cost(small, images.shape[1:]).widths.values()
     assert np.ptp(logits(small, images), axis=0).min() > 0
@@ -121,10 +121,10 @@ def test_the_file_is_one_and_says_what_goes_in_and_comes_out(tiny, path):
 
 
 def test_bfloat16_networks_stay_as_they_are_and_are_computed_in_float32(
-    tiny, tiny_images, path
+    tiny, tiny_inputs, path
 ):
     model = tiny("vgg16bn", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    images = tiny_images("vgg16bn")
+    images = tiny_inputs("vgg16bn")
     graphdef, state = nnx.split(model)
     to_onnx(model, path, images.shape[1:])
     assert nnx.graphdef(model) == graphdef
