@@ -1,11 +1,13 @@
 """Whole units: how many can be cut out, and what the rest would be worth untrained.
 
-    python -m experiments.units [--c 0.02 0.05 0.08] [--output DIRECTORY]
+    python -m experiments.units [--preset digits-wrn10x1] [--output DIRECTORY]
 
-Trains a multilayer perceptron with gRDA at several c, thresholding single weights,
-whole units, or both, and cuts out of every network the units that cannot matter. As a
-control, the same narrow architectures are trained from scratch with SGD. Writes
-units.json and figures/ to a directory.
+Trains a network with the dial at several sparsities, making single weights, whole
+units, or both zero, and cuts out of every network the units that cannot matter. Two
+controls: the same narrow networks trained from scratch, and a dense network whose
+smallest units are pruned, and which is fine-tuned for as long. All are timed in ONNX
+Runtime and MNN, where these are installed. Writes units.json and figures/ to a
+directory.
 """
 
 from experiments import analyses

@@ -125,16 +125,26 @@ class Units(Places):
 
     name: ClassVar[str] = "units"
 
-    preset: Literal["digits-mlp", "mnist-mlp"] = "digits-mlp"
-    """What to train: a multilayer perceptron."""
-    c: tuple[float, ...] = (0.02, 0.05, 0.08)
-    """Strengths of the threshold."""
-    seeds: int = 5
+    preset: Literal[
+        "digits-mlp", "mnist-mlp", "digits-wrn10x1", "cifar10-small-cnn"
+    ] = "digits-mlp"
+    """What to train, on which data; with momentum, at a rate that falls to 0."""
+    dataset: str | None = None
+    """In place of the preset's: the path of an .npz file of such images."""
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8)
+    """Fractions of weights to make zero."""
+    seeds: int = 3
     """Runs of each, with seeds 0, 1, ..."""
+    learning_rate: float | None = None
+    """Of all runs, with momentum 0.9; by default the preset's."""
     epochs: int | None = None
     """Epochs of each run; by default the preset's."""
 
     def __post_init__(self):
-        self.check("c", "values >= 0", self.c and all(x >= 0 for x in self.c))
+        holds = self.sparsities and all(0 < s < 1 for s in self.sparsities)
+        self.check("sparsities", "values in (0, 1)", holds)
         self.check("seeds", ">= 1", self.seeds >= 1)
+        rate = self.learning_rate
+        holds = rate is None or 0 < rate < math.inf
+        self.check("learning_rate", "> 0 and finite", holds)
         self.check("epochs", ">= 1", self.epochs is None or self.epochs >= 1)

@@ -88,10 +88,11 @@ def carded(demo_run):
 
 @pytest.fixture(scope="session")
 def united(analysed):
-    """What is left at a c that leaves some units and at one that leaves none."""
+    """What is left of the digits network by whole units, without ONNX Runtime."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "GROUPS", ("units",))
-        return analysed(options.Units(c=(0.1, 20.0), seeds=1, epochs=2))
+        patch.setattr(units, "exported", lambda *_: ())
+        return analysed(options.Units(sparsities=(0.5,), seeds=1, epochs=2))
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from experiments.analyses.options import Card, Connect, Project, Prune, Units
         (Prune, {"products": 0}, "products must be >= 1, got 0"),
         (Card, {"rounds": 0}, "rounds must be >= 1, got 0"),
         (Units, {"seeds": 0}, "seeds must be >= 1, got 0"),
-        (Units, {"c": ()}, r"c must be values >= 0, got \(\)"),
-        (Units, {"c": (0.1, -1.0)}, "c must be values >= 0"),
-        (Units, {"c": (float("nan"),)}, "c must be values >= 0"),
+        (Units, {"sparsities": ()}, r"sparsities must be values in \(0, 1\), got"),
+        (Units, {"sparsities": (0.5, 1.0)}, "sparsities must be values in"),
+        (Units, {"learning_rate": 0.0}, "learning_rate must be > 0 and finite"),
         (Units, {"epochs": 0}, "epochs must be >= 1, got 0"),
     ],
 )
