@@ -75,7 +75,7 @@ def sparse_network(name: str, sparsity: float, blocks: int) -> nnx.Module:
 
 def measure(name: str, options: Options) -> list[dict[str, Any]]:
     """Rows of the table: one a sparsity, runtime and number of threads."""
-    shape = models.spec(name).inputs.shape
+    shape = models.spec(name).input_shape
     image = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
     runs: dict[Run, card.Predict] = {}
     for sparsity in (0.0, *options.sparsities):

@@ -60,7 +60,11 @@ class Options:
         recipe = dataclasses.replace(
             paper,
             method=Target(
-                self.sparsity, momentum=0.9, proximal="power3", weight_decay=5e-4
+                self.sparsity,
+                clip_norm=1.0,
+                momentum=0.9,
+                proximal="power3",
+                weight_decay=5e-4,
             ),
             schedule="cosine",
         )

@@ -70,9 +70,11 @@ class Options:
         if isinstance(method, Target):
             return [dataclasses.replace(method, sparsity=s) for s in self.sparsity]
         if self.sparsity:
-            return [Target(sparsity, method.groups) for sparsity in self.sparsity]
+            return [
+                Target(sparsity, groups=method.groups) for sparsity in self.sparsity
+            ]
         grid = itertools.product(self.c, self.mu)
-        return [Grda(c, mu, method.groups) for c, mu in grid]
+        return [Grda(c, mu, groups=method.groups) for c, mu in grid]
 
     @property
     def config(self) -> Config:

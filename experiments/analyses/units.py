@@ -67,7 +67,7 @@ def parts(options: Units) -> list[Callable[[Path], dict[str, Rows]]]:
         epochs=options.epochs or config.epochs,
     )
     dataset = data.load(config.dataset, options.data_dir)
-    expected = models.spec(config.model).inputs.shape
+    expected = models.spec(config.model).input_shape
     if dataset.input_shape != expected:
         raise UserError(
             f"dataset must hold images of shape {expected} for {options.preset}, got "

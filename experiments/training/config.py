@@ -69,17 +69,12 @@ class Adam:
         return f"Adam{_of_decay(self.weight_decay)}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Grda:
-    """gRDA, the paper's method."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sparse:
+    """What the methods that make weights zero have in common."""
 
-    name: ClassVar[str] = "grda"
     is_sparse: ClassVar[bool] = True
 
-    c: float = 0.05
-    """Strength of the threshold: more means more zeros. 0 is SGD."""
-    mu: float = 0.6
-    """Growth of the threshold with the steps, in (0, 1]."""
     groups: Groups = "none"
     """What becomes zero. none: single weights. units: hidden units, as wholes.
     units-and-weights: units, and single weights of those left."""
@@ -94,51 +89,89 @@ class Grda:
     thresholds: Thresholds = "all"
     """Which weights may become zero. kernels: those of dense and convolutional layers;
     embeddings, norms and biases train as in the dense twin."""
+    clip_norm: float = 0.0
+    """Norm that the gradients of these weights are scaled down to; 0 is no limit."""
 
     def __post_init__(self):
-        _check_sparse(self)
+        _check_fields(self)
+        _check(self, "momentum", "in [0, 1)", lambda beta: 0 <= beta < 1)
+        if self.groups != "none" and self.proximal != "soft":
+            raise ValueError(
+                f"proximal must be soft where groups are {self.groups}, got "
+                f"{self.proximal}"
+            )
+        if self.groups != "none" and self.thresholds != "all":
+            raise ValueError(
+                f"thresholds must be all where groups are {self.groups}, got "
+                f"{self.thresholds}"
+            )
+        if self.direction == "adam" and self.momentum:
+            raise ValueError(
+                "momentum must be 0 where direction is adam, which has its own, got "
+                f"{self.momentum}"
+            )
+        _check_decay(self)
+        _check(self, "clip_norm", ">= 0", lambda norm: norm >= 0)
+
+    @property
+    def _settings(self) -> str:
+        """Settings that are not those of the paper, for people."""
+        texts = []
+        if self.groups != "none":
+            texts.append(self.groups.replace("-", " "))
+        if self.clip_norm:
+            texts.append(f"clipped at {self.clip_norm:g}")
+        if self.momentum:
+            texts.append(f"β = {self.momentum:g}")
+        if self.proximal != "soft":
+            texts.append(self.proximal.replace("power", "p = "))
+        if self.direction == "adam":
+            texts.append("Adam")
+        if self.thresholds == "kernels":
+            texts.append("kernels")
+        return "".join(f", {text}" for text in texts) + _of_decay(self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grda(_Sparse):
+    """gRDA, the paper's method."""
+
+    name: ClassVar[str] = "grda"
+
+    c: float = 0.05
+    """Strength of the threshold: more means more zeros. 0 is SGD."""
+    mu: float = 0.6
+    """Growth of the threshold with the steps, in (0, 1]."""
+
+    def __post_init__(self):
+        super().__post_init__()
         _check(self, "c", ">= 0 and finite", lambda c: 0 <= c < math.inf)
         _check(self, "mu", "in (0, 1]", lambda mu: 0 < mu <= 1)
 
     @property
     def label(self) -> str:
         """The method and its settings, for people."""
-        return f"gRDA, c = {self.c:g}, μ = {self.mu:g}{_of_sparse(self)}"
+        return f"gRDA, c = {self.c:g}, μ = {self.mu:g}{self._settings}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Target(_Sparse):
     """gRDA whose threshold is steered to a sparsity: no c, no mu."""
 
     name: ClassVar[str] = "target"
-    is_sparse: ClassVar[bool] = True
 
     sparsity: float = 0.9
     """The fraction of weights to make zero, in [0, 1): asked for from half of the
     training on, and rising to it before."""
-    groups: Groups = "none"
-    """What becomes zero. none: single weights. units: hidden units, as wholes.
-    units-and-weights: units, and single weights of those left."""
-    momentum: float = 0.0
-    """Weight of the steps before, in [0, 1); the threshold keeps its pace."""
-    proximal: Proximal = "soft"
-    """What makes weights of accumulator and threshold: optax_grda.proximal."""
-    weight_decay: float = 0.0
-    """Of the accumulator, as strong as in the dense twin."""
-    direction: Direction = "gradient"
-    """What is summed: gradients, or Adam's direction."""
-    thresholds: Thresholds = "all"
-    """Which weights may become zero. kernels: those of dense and convolutional layers;
-    embeddings, norms and biases train as in the dense twin."""
 
     def __post_init__(self):
-        _check_sparse(self)
+        super().__post_init__()
         _check(self, "sparsity", "in [0, 1)", lambda sparsity: 0 <= sparsity < 1)
 
     @property
     def label(self) -> str:
         """The method and its settings, for people."""
-        return f"target {100 * self.sparsity:g} %{_of_sparse(self)}"
+        return f"target {100 * self.sparsity:g} %{self._settings}"
 
 
 Method = Sgd | Momentum | Adam | Grda | Target
@@ -302,22 +335,6 @@ def are_twins(dense: Config, other: Config) -> bool:
     return not dense.method.is_sparse and dense == dense_twin(other)
 
 
-def _of_sparse(method: "Grda | Target") -> str:
-    """Settings that are not those of the paper."""
-    texts = []
-    if method.groups != "none":
-        texts.append(method.groups.replace("-", " "))
-    if method.momentum:
-        texts.append(f"β = {method.momentum:g}")
-    if method.proximal != "soft":
-        texts.append(method.proximal.replace("power", "p = "))
-    if method.direction == "adam":
-        texts.append("Adam")
-    if method.thresholds == "kernels":
-        texts.append("kernels")
-    return "".join(f", {text}" for text in texts) + _of_decay(method.weight_decay)
-
-
 def _of_decay(weight_decay: float) -> str:
     return f", decay {weight_decay:g}" if weight_decay else ""
 
@@ -360,27 +377,6 @@ def _check_fields(of: Any) -> None:
 def _check(of: Any, name: str, rule: str, holds) -> None:
     if not holds(getattr(of, name)):
         raise ValueError(f"{name} must be {rule}, got {getattr(of, name)}")
-
-
-def _check_sparse(method: "Grda | Target") -> None:
-    _check_fields(method)
-    _check(method, "momentum", "in [0, 1)", lambda beta: 0 <= beta < 1)
-    if method.groups != "none" and method.proximal != "soft":
-        raise ValueError(
-            f"proximal must be soft where groups are {method.groups}, got "
-            f"{method.proximal}"
-        )
-    if method.groups != "none" and method.thresholds != "all":
-        raise ValueError(
-            f"thresholds must be all where groups are {method.groups}, got "
-            f"{method.thresholds}"
-        )
-    if method.direction == "adam" and method.momentum:
-        raise ValueError(
-            "momentum must be 0 where direction is adam, which has its own, got "
-            f"{method.momentum}"
-        )
-    _check_decay(method)
 
 
 def _check_decay(method: "Momentum | Adam | Grda | Target") -> None:

@@ -100,6 +100,9 @@ def make_optimizer(
     sparse = _make_sparse(config, schedule, steps_per_epoch, settings)
     if config.method.direction == "adam":
         sparse = optax.chain(optax.scale_by_adam(), sparse)
+    if config.method.clip_norm:
+        norm = settings["clip_norm"]
+        sparse = optax.chain(optax.clip_by_global_norm(norm), sparse)
     if config.method.thresholds == "all":
         return sparse
     beta, decay = settings["momentum"], settings["weight_decay"]

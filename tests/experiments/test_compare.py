@@ -64,7 +64,9 @@ def test_all_files_are_there_and_can_be_read(demo_run, printed):
 
 
 def test_every_network_has_a_run_directory_as_of_train(demo_run):
-    recipe = Target(0.9, momentum=0.9, proximal="power3", weight_decay=5e-4)
+    recipe = Target(
+        0.9, clip_norm=1.0, momentum=0.9, proximal="power3", weight_decay=5e-4
+    )
     for method, schedule in (
         *((Sgd(), "constant"), (Config().method, "constant")),
         *((Momentum(0.9, 5e-4), "cosine"), (recipe, "cosine")),

@@ -138,7 +138,7 @@ def test_a_saved_configuration_is_read_and_changed_by_flags(tmp_path):
         (
             "digits-mlp --epochs 3 method:target --method.sparsity 0.8 --keep 1"
             " --method.groups units",
-            Target(0.8, "units"),
+            Target(0.8, groups="units"),
         ),
         ("digits-mlp-sgd method:grda --method.c 0.01", Grda(0.01)),
     ],

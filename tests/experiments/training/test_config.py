@@ -78,6 +78,7 @@ def test_every_method_has_a_label_and_says_whether_it_makes_zeros():
     assert Grda(c=1.0, groups="units").label == "gRDA, c = 1, μ = 0.6, units"
     method = Target(momentum=0.9, proximal="power3", weight_decay=5e-4)
     assert method.label == "target 90 %, β = 0.9, p = 3, decay 0.0005"
+    assert Grda(clip_norm=1).label == "gRDA, c = 0.05, μ = 0.6, clipped at 1"
 
 
 def test_adams_label_tells_its_decay_and_what_it_is_the_direction_of():
@@ -162,14 +163,15 @@ def test_differences_name_every_field_that_differs():
     ]
     assert configs.differences(saved, Config(model="vgg16", method=Sgd())) == [
         "method.name: grda, not sgd",
-        "method.c: 0.1, not None",
-        "method.mu: 0.6, not None",
         "method.groups: none, not None",
         "method.momentum: 0.0, not None",
         "method.proximal: soft, not None",
         "method.weight_decay: 0.0, not None",
         "method.direction: gradient, not None",
         "method.thresholds: all, not None",
+        "method.clip_norm: 0.0, not None",
+        "method.c: 0.1, not None",
+        "method.mu: 0.6, not None",
     ]
 
 

@@ -108,6 +108,13 @@ def test_momentum_and_decay_of_all_methods_are_alike(method):
     assert params == pytest.approx(np.exp(-200 * 0.1 * 0.1), rel=0.15)
 
 
+def test_gradients_of_what_is_thresholded_are_clipped():
+    config = Config(method=Grda(c=0.0, clip_norm=0.5), learning_rate=0.1, epochs=1)
+    optimizer, params = make_optimizer(config, 1), jnp.array([3.0, -4.0])
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [-0.03, 0.04], rtol=1e-5)
+
+
 def test_the_rate_falls_as_half_a_cosine():
     rates = learning_rates(Config(schedule="cosine", epochs=4, learning_rate=1.0))
     np.testing.assert_allclose(rates, [1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5])

@@ -93,7 +93,7 @@ def test_a_run_without_its_twin_is_refused(demo_run, tmp_path):
 
 
 def test_runs_that_differ_in_what_is_thresholded_are_still_twins(demo_run, changed):
-    other = changed("units", method=Target(0.8, "units"))
+    other = changed("units", method=Target(0.8, groups="units"))
     (pair,) = find_pairs([demo_run / "sgd-0", other])
     assert pair.describe()["label"] == "target 80 %, units"
     assert pair.describe()["preset"] is None

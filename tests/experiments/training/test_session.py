@@ -162,7 +162,7 @@ def test_batch_norm_dropout_and_augmentation_go_on_where_sigint_stopped_them(
 
 
 def test_a_run_that_steers_the_threshold_of_units_goes_on_to_the_bit(tmp_path):
-    config = Config(method=Target(0.5, "units-and-weights"), epochs=10)
+    config = Config(method=Target(0.5, groups="units-and-weights"), epochs=10)
     whole = train(config, tmp_path / "whole", checkpoint_every=5)
     parts = shutil.copytree(whole, tmp_path / "parts")
     shutil.rmtree(parts / "checkpoints" / str(10 * STEPS))
