@@ -108,17 +108,25 @@ def grda(
       >>> print(f"{params[0]:.2f} {params[1:]} threshold {state.threshold:.2f}")
       0.99 [0. 0.] threshold 0.95
 
-      With momentum, clipped, with a warm-up, on the direction of Adam, or on the
-      kernels alone:
+      With momentum, clipped, with a warm-up, or on the kernels alone:
 
       >>> from optax_grda import label_by_rank
       >>> heavy = grda(0.05, momentum=0.9, weight_decay=5e-4)
       >>> clipped = optax.chain(optax.clip_by_global_norm(1.0), grda(0.1))
       >>> warm = grda(optax.linear_schedule(0.0, 0.1, 1000))
-      >>> adam = optax.chain(optax.scale_by_adam(), grda(1e-3))
       >>> kernels = optax.partition(
       ...     {"sparse": grda(0.1), "dense": optax.sgd(0.1)},
       ...     label_by_rank({0: "dense", 2: "sparse"}),
+      ... )
+
+      Adam's direction has entries of order one however small the gradients are. The
+      threshold is summed beside its steps, so a c for gradients says nothing there, and
+      the default makes next to no zeros at Adam's learning rates. Ask for a sparsity
+      instead:
+
+      >>> from optax_grda import sparsity_ramp, target_sparsity
+      >>> adam = optax.chain(
+      ...     optax.scale_by_adam(), target_sparsity(1e-3, sparsity_ramp(0.8, 500))
       ... )
 
       To change c, mu or the learning rate during training. (Without
