@@ -76,6 +76,12 @@ def test_a_network_that_died_has_no_control(found):
     assert units.table(found)[2]["from scratch, %"] != ""
 
 
+def test_the_sentence_tells_what_is_left(found):
+    text = units.sentence({"rows": found})
+    assert "50% of zeros leave 17,226 parameters at" in text
+    assert "% where trained from scratch (units)" in text
+
+
 def test_means_are_over_the_seeds(found):
     row = found[2] | {"onnx_seconds": 0.001}
     again = row | {"seed": 1, "test_accuracy": row["test_accuracy"] + 0.02}
