@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from benchmarks import optimizer_step, train_step
-from experiments import analyses
 from experiments.analyses import _authors as authors
+from experiments.analyses import _files
 from experiments.analyses.options import Connect, Project
 from experiments.arena import __main__ as arena
 from experiments.arena.networks import NETWORKS
@@ -109,7 +109,7 @@ def tiny(scratch: Path) -> Sizes:
         points=3,
         eigenpairs=2,
         arena="digits-mlp",
-        rivals=("momentum", "dial-power3"),
+        rivals=("momentum",),
         sparsities=(0.9,),
         seeds=1,
     )
@@ -195,7 +195,7 @@ def _pair(preset: str, sizes: Sizes) -> Piece:
             ),
         )
         return {
-            options.name: read_json(analyses.run(options) / f"{options.name}.json")
+            options.name: read_json(_files.write(options) / f"{options.name}.json")
             for options in asked
         }
 

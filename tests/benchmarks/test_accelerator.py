@@ -19,7 +19,8 @@ from experiments.training.session import DivergedError
 from optax_grda import packing
 
 # Three calls of the command: without time, with enough, and without again. The arena's
-# contests are of two epochs and one learning rate.
+# contests are of two epochs and one learning rate; a permutation takes a second to
+# compile.
 DRY_RUN = """
 import dataclasses, sys
 
@@ -30,9 +31,12 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 from pathlib import Path
+import jax.numpy as jnp
 from benchmarks import accelerator
 from experiments.arena.networks import NETWORKS
+from experiments.training.trainer import Trainer
 
+Trainer.order = lambda self, key, epoch: jnp.arange(self.num_examples)
 NETWORKS["digits-mlp"] = dataclasses.replace(
     NETWORKS["digits-mlp"], epochs=2, paces=(0.4,)
 )
@@ -136,13 +140,11 @@ def test_a_short_pair_is_connected_and_projected(dry_run):
     assert 0 <= row["difference_fraction"] <= 1
 
 
-def test_the_arena_has_the_runs_of_its_methods(dry_run):
-    for method, sparsity in {"momentum": 0.0, "dial-power3": 0.9}.items():
-        result = found(dry_run, f"arena-{method}")
-        assert not result["left"]
-        assert {run["method"] for run in result["runs"]} == {method}
-        tested = [run for run in result["runs"] if run["phase"] == "test"]
-        assert [run["sparsity"] for run in tested] == [sparsity]
+def test_a_method_in_the_arena_is_tuned_and_tested(dry_run):
+    result = found(dry_run, "arena-momentum")
+    assert not result["left"]
+    assert {run["method"] for run in result["runs"]} == {"momentum"}
+    assert [run["phase"] for run in result["runs"]] == ["tuning", "test"]
 
 
 def test_optimizer_steps_of_a_loop_keep_one_copy_of_state_and_no_temporary(dry_run):
