@@ -5,8 +5,17 @@
 Compiles an epoch (its order, gather, augmentation and steps) for 1, 2, 4 and 8
 simulated CPU devices, and counts the collectives of its steps. Goal: the gradient's
 all-reduce, BatchNorm's statistics and two metrics, nothing else, the same for SGD and
-gRDA. From these follows how long the devices of a cluster of H100s would wait for each
-other, and the efficiency at a fixed batch a device:
+gRDA.
+
+Likewise where each device keeps its part of the state, as with --sharding fully-sharded
+of experiments.train. Goal: an all-gather of the parameters besides, and nothing else of
+size. A device needs but its part of the gradient's sum; XLA's compiler
+for CPUs has them all-reduce it whole and cuts the part out, where those for GPUs and
+TPUs make a reduce-scatter of the two, half as many bytes on a ring.
+
+From the collectives follows how long the devices of a cluster of H100s would wait for
+each other where each keeps the whole state, and the efficiency at a fixed batch a
+device:
 
     efficiency = step / (step + waiting)
     waiting    = all-reduces x latency(n) + 2 (n - 1) / n x bytes / bandwidth(n)
@@ -17,6 +26,7 @@ anything, so the efficiency is a lower bound, as far as the assumed figures hold
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -25,7 +35,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import models
 from benchmarks import train_step
@@ -33,7 +42,7 @@ from benchmarks.measure import markdown, size, write_result
 from experiments.analyses.timing import interleaved
 from experiments.command_line import run_command
 from experiments.training.config import METHODS, Grda
-from experiments.training.devices import data_mesh
+from experiments.training.devices import data_mesh, replicated
 from experiments.training.trainer import make_trainer
 
 # A cluster of DGX H100: 8 GPUs a host.
@@ -89,7 +98,9 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     return dict(found)
 
 
-def compile_epoch(network: str, optimizer: str, devices: Sequence[jax.Device]) -> str:
+def compile_epoch(
+    network: str, optimizer: str, devices: Sequence[jax.Device], sharded: bool
+) -> str:
     """The HLO text of an epoch of two steps; its loop's body stands there once."""
     batch_size = IMAGES * len(devices)
     config = train_step.preset(
@@ -97,18 +108,20 @@ def compile_epoch(network: str, optimizer: str, devices: Sequence[jax.Device]) -
     )
     mesh = data_mesh(devices)
     classes = train_step.num_classes(config)
-    trainer = make_trainer(config, classes, 2 * batch_size, mesh)
+    trainer = make_trainer(config, classes, 2 * batch_size, mesh, sharded=sharded)
     shape = (2 * batch_size, *models.spec(network).input_shape)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    arguments = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        (
-            jax.eval_shape(trainer.init, 0),
-            jax.ShapeDtypeStruct(shape, jnp.uint8),
-            jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-        ),
+    whole, state = replicated(mesh), trainer.state_sharding()
+    jitted = jax.jit(
+        trainer.train_epoch,
+        in_shardings=(state, whole, whole),
+        out_shardings=(state, whole),
+        donate_argnums=0,
     )
-    jitted = jax.jit(trainer.train_epoch, donate_argnums=0)
+    arguments = (
+        jax.eval_shape(trainer.init, 0),
+        jax.ShapeDtypeStruct(shape, jnp.uint8),
+        jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+    )
     # The machine code, which takes most of the time to make, is not used.
     options = {
         "xla_backend_optimization_level": 0,
@@ -117,9 +130,12 @@ def compile_epoch(network: str, optimizer: str, devices: Sequence[jax.Device]) -
     return jitted.lower(*arguments).compile(options).as_text()
 
 
-def count(network: str, optimizer: str, devices: int) -> dict[str, Any]:
+def count(
+    network: str, optimizer: str, devices: int, sharded: bool = False
+) -> dict[str, Any]:
     """What devices exchange in a step: all-reduces, their bytes, and other kinds."""
-    found = collectives(compile_epoch(network, optimizer, jax.devices("cpu")[:devices]))
+    chosen = jax.devices("cpu")[:devices]
+    found = collectives(compile_epoch(network, optimizer, chosen, sharded))
     number, total = found.pop("all-reduce", (0, 0))
     return {"all-reduces": number, "bytes": total, "others": found}
 
@@ -163,6 +179,12 @@ def predict(network: str, step: float | None, found: dict[str, Any]) -> dict[str
     return row
 
 
+def _named(others: dict[str, tuple[int, int]]) -> str:
+    """Kinds of collectives, with their numbers and bytes."""
+    texts = [f"{n} {kind}, {b / 1e6:.3f} MB" for kind, (n, b) in others.items()]
+    return "; ".join(texts) or "none"
+
+
 def main(options: Options) -> None:
     """Counts, predicts and writes both tables."""
     jax.config.update("jax_num_cpu_devices", max(options.devices))
@@ -170,24 +192,25 @@ def main(options: Options) -> None:
     for network in options.networks:
         gradient = gradient_bytes(network)
         for devices in options.devices:
-            for optimizer in ("sgd", "grda"):
-                found = count(network, optimizer, devices)
+            for sharded, optimizer in itertools.product((True, False), ("sgd", "grda")):
+                found = count(network, optimizer, devices, sharded)
                 rest = max(found["bytes"] - gradient, 0)
                 counts.append(
                     {
                         "network": network,
                         "devices": devices,
+                        "state": "in parts" if sharded else "whole",
                         "optimizer": optimizer,
                         "all-reduces": found["all-reduces"],
                         "MB": f"{found['bytes'] / 1e6:.3f}",
                         "of it besides the gradient": f"{rest / 1e6:.3f}",
-                        "other collectives": found["others"] or "none",
+                        "other collectives": _named(found["others"]),
                     }
                 )
         step = options.step_ms.get(network)
         if step is None and jax.default_backend() == "gpu":
             step = step_ms(network)
-        predictions.append(predict(network, step, found))
+        predictions.append(predict(network, step, found))  # of gRDA's whole state
     write_result("scaling", "\n\n".join([markdown(counts), markdown(predictions)]))
 
 

@@ -5,6 +5,11 @@
 Each network takes the steps of its preset, augmentation included, on a resident batch
 of random images, the optimizers in turn in one process. Goal: on a GPU at the paper's
 batch sizes, gRDA at most 1.02 of SGD's time and one copy of the parameters more.
+
+Where the device's peak is known (benchmarks.roofline has a table, for bfloat16), the
+share of its floating-point operations that a step uses stands beside, and the images a
+second that the roofline allows. For other devices, give --peak 312 2039: 1e12
+operations and GB of memory a second.
 """
 
 import dataclasses
@@ -21,6 +26,7 @@ from benchmarks.measure import (
     size,
     write_result,
 )
+from benchmarks.roofline import Peak, Work, known_peak, work
 from experiments.analyses.timing import interleaved
 from experiments.command_line import run_command
 from experiments.training.config import METHODS, Config
@@ -46,6 +52,13 @@ class Options:
     """Steps of one timing. On a GPU 10 or so, so that it need not wait for the host."""
     rounds: int = 5
     """Times that every optimizer is timed."""
+    peak: tuple[float, float] | None = None
+    """The device's 1e12 floating-point operations in this dtype and GB of memory, a
+    second; by default those of benchmarks.roofline, if it knows them."""
+
+    def __post_init__(self):
+        if self.peak is not None and not all(x > 0 for x in self.peak):
+            raise ValueError(f"peak must be two numbers > 0, got {self.peak}")
 
 
 class Stepper:
@@ -57,7 +70,9 @@ class Stepper:
         self.init = jax.jit(trainer.init)
         state = jax.eval_shape(trainer.init, 0)
         step = jax.jit(trainer.train_step, donate_argnums=0)
-        self.program = step.lower(state, *batch).compile()
+        lowered = step.lower(state, *batch)
+        self.program = lowered.compile()
+        self.work = work(lowered, self.program)
         self.parameter_bytes = size(state.params)
 
     def start(self) -> None:
@@ -131,6 +146,7 @@ def measure(network: str, options: Options) -> list[dict[str, Any]]:
     for stepper in steppers.values():
         stepper.start()
     seconds = interleaved(steppers, options.rounds)
+    peak = Peak(*options.peak) if options.peak else known_peak(options.dtype)
     rows = []
     for name, stepper in steppers.items():
         median = float(np.median(seconds[name])) / options.steps
@@ -144,6 +160,7 @@ def measure(network: str, options: Options) -> list[dict[str, Any]]:
                 "optimizer": name,
                 "ms, median": f"{1e3 * median:.2f}",
                 "images/s": f"{config.batch_size / median:.1f}",
+                **_used(stepper.work, median, config.batch_size, peak),
                 "ratio to SGD (quartiles)": ratio(seconds[name], seconds["SGD"]),
                 "program MB": f"{memory / 1e6:.1f}",
                 "more than SGD, in copies of the parameters": (
@@ -153,6 +170,20 @@ def measure(network: str, options: Options) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _used(step: Work, seconds: float, images: int, peak: Peak | None) -> dict[str, str]:
+    """Columns: what a step is made of, and how far its time is from the device's."""
+    columns = {
+        "GFLOP": f"{step.flops / 1e9:.4g}",
+        "GB moved": f"{step.bytes / 1e9:.4g}",
+    }
+    if peak is None:
+        return columns
+    return columns | {
+        "of peak FLOP/s, %": f"{100 * step.utilisation(seconds, peak):.1f}",
+        "roofline, images/s": f"{images / step.bound(peak):.1f}",
+    }
 
 
 def main(options: Options) -> None:

@@ -16,7 +16,7 @@ the end, summary.json. Ctrl-C and SIGTERM save a checkpoint and exit with code 7
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -48,6 +48,8 @@ class Options:
     """Processes of each host that decode ImageNet's images; 0 means a thread."""
     tensorboard: bool = False
     """Write TensorBoard events too."""
+    sharding: Literal["replicated", "fully-sharded"] = "replicated"
+    """What each device keeps between steps: the whole state, or its part of it."""
     coordinator: str | None = None
     """Several hosts: HOST:PORT of process 0. Not needed on Slurm and TPU pods."""
     num_processes: int | None = None
@@ -110,6 +112,7 @@ def run(options: Options) -> None:
         keep=options.keep,
         workers=options.workers,
         tensorboard=options.tensorboard,
+        sharded=options.sharding == "fully-sharded",
     )
     if jax.process_index() == 0:
         summary = read_json(directory / "summary.json")

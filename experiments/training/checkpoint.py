@@ -11,15 +11,15 @@ import hashlib
 import json
 import shutil
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import safetensors.numpy
 
 from experiments.training.config import Config, obstacles, to_dict
-from experiments.training.devices import any_process
+from experiments.training.devices import any_process, on_host
 from experiments.training.errors import UserError
 from experiments.training.trainer import Trainer, TrainState
 
@@ -36,6 +36,9 @@ class Checkpoints:
     A checkpoint is written beside its final name and renamed when it is complete, so
     that a run that dies while it writes leaves the checkpoints before it as they were.
     What a machine lost that died, the digests tell.
+
+    Writing takes place in a thread, so that training goes on meanwhile: what `begin`
+    was given is complete, or the error is raised, when `wait` returns.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Checkpoints:
         self.config = config
         self.trainer = trainer
         self.keep = keep
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._begun: tuple[int, Future[None] | None] | None = None
 
     @property
     def steps(self) -> list[int]:
@@ -64,30 +69,57 @@ class Checkpoints:
         names = (path.name for path in self.directory.glob("*/"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def save(self, state: TrainState) -> None:
-        """Writes a checkpoint in process 0, and then removes those too many.
+    def begin(self, state: TrainState) -> None:
+        """Begins to write a checkpoint in process 0, when the one before is complete.
 
-        All processes call this together, and wait for it.
+        All processes call this together. On return the state may be donated.
 
         Args:
           state: the training state.
 
         Raises:
+          OSError: see wait, of the one before.
+        """
+        self.wait()
+        step, arrays, written = int(state.step), on_host(self._compact(state)), None
+        if jax.process_index() == 0:
+            written = self._thread.submit(self._write, step, arrays)
+        self._begun = step, written
+
+    def wait(self) -> None:
+        """Returns when what was begun is complete, and those too many are removed.
+
+        All processes call this together.
+
+        Raises:
           OSError: if it cannot be written, for example because the disk is full. The
             checkpoints before it remain.
         """
-        step, error = int(state.step), None
-        if jax.process_index() == 0:
-            try:
-                self._write(step, state)
-            except OSError as reason:
-                error = reason
+        if self._begun is None:
+            return
+        (step, written), self._begun = self._begun, None
+        error = written and written.exception()
+        if error is not None and not isinstance(error, OSError):
+            raise error
         if any_process(error is not None):
             raise OSError(
                 f"the checkpoint of step {step} could not be written to "
                 f"{self.directory}: {error or 'process 0 failed'}. The newest complete "
                 f"one is of step {self.steps[-1] if self.steps else 'none'}"
             ) from error
+
+    def save(self, state: TrainState) -> None:
+        """Writes a checkpoint, and returns when it is complete.
+
+        Raises:
+          OSError: see wait.
+        """
+        self.begin(state)
+        self.wait()
+
+    def close(self) -> None:
+        """Ends the thread, after what it writes."""
+        self._thread.shutdown()
 
     def restore(self, like: TrainState) -> TrainState | None:
         """Reads the newest checkpoint that can be read.
@@ -131,9 +163,10 @@ class Checkpoints:
         """
         return self._unpack(self._read(step)[ARRAYS], like)
 
-    def _write(self, step: int, state: TrainState) -> None:
+    def _write(self, step: int, arrays: TrainState) -> None:
         config = json.dumps(to_dict(self.config), indent=2)
-        files = {ARRAYS: self._pack(state), CONFIG: config.encode()}
+        files = {ARRAYS: safetensors.numpy.save(dict(_named(arrays)))}
+        files[CONFIG] = config.encode()
         sums = (f"{_digest(data)}  {name}\n" for name, data in files.items())
         files[SUMS] = "".join(sums).encode()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -172,14 +205,8 @@ class Checkpoints:
             )
         return files
 
-    def _pack(self, state: TrainState) -> bytes:
-        """The arrays to write, by name; none that the optimizer can rebuild."""
-        return safetensors.numpy.save(
-            {name: np.asarray(leaf) for name, leaf in _named(self._compact(state))}
-        )
-
     def _unpack(self, data: bytes, like: TrainState) -> TrainState:
-        """The state whose arrays _pack wrote, on the devices of another."""
+        """The state whose arrays were written, on the devices of another."""
         arrays, compact = safetensors.numpy.load(data), self._compact(like)
         named = dict(_named(compact))
         found, wanted = (
@@ -199,6 +226,7 @@ class Checkpoints:
         return self.trainer.restored(state, like)
 
     def _compact(self, state: TrainState) -> TrainState:
+        """What is written of a state: nothing that the optimizer can rebuild."""
         state = self.trainer.compact(state)
         return state._replace(key=jax.random.key_data(state.key))
 

@@ -56,6 +56,43 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def fully_sharded(mesh: Mesh, tree: Any) -> Any:
+    """Every device of the mesh holds a part of each array of a tree.
+
+    An array is split along its longest axis that the devices divide. Vectors and
+    scalars, which are small, are whole everywhere, and so is what no axis divides.
+
+    Args:
+      mesh: as of data_mesh.
+      tree: arrays, or their shapes and dtypes.
+
+    Returns:
+      A sharding for each array.
+    """
+
+    def split(leaf: Any) -> NamedSharding:
+        lengths = [n if n % mesh.size == 0 else 0 for n in leaf.shape]
+        if leaf.ndim < 2 or not any(lengths):
+            return replicated(mesh)
+        axis = lengths.index(max(lengths))
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
+
+    return jax.tree.map(split, tree)
+
+
+def on_host(tree: Any) -> Any:
+    """Copies of a tree's arrays, whole; all processes must call this together."""
+
+    def whole(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.array(leaf)  # a view of a CPU's memory would be donated with it
+
+    return jax.tree.map(whole, tree)
+
+
 def split_batch(batch: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
     """Gives each device its part of arrays that all processes hold.
 

@@ -75,7 +75,12 @@ def run_epochs(
 
 
 def open_passes(
-    config: Config, mesh: Mesh, data_dir: Path | None = None, workers: int = 0
+    config: Config,
+    mesh: Mesh,
+    data_dir: Path | None = None,
+    workers: int = 0,
+    *,
+    sharded: bool = False,
 ) -> "OnDevice | FromHost":
     """Opens the data of a configuration, and builds its trainer.
 
@@ -84,6 +89,7 @@ def open_passes(
       mesh: of devices.data_mesh.
       data_dir: as for data.load.
       workers: processes that decode a stream's images; 0 means a thread.
+      sharded: as for make_trainer.
 
     Raises:
       FileNotFoundError: if the data are not there.
@@ -95,7 +101,9 @@ def open_passes(
         inputs = ImageNet(config, mesh, data_dir, workers)
     else:
         inputs = data.load(config.dataset, data_dir)
-    trainer = make_trainer(config, inputs.num_classes, inputs.num_examples, mesh)
+    trainer = make_trainer(
+        config, inputs.num_classes, inputs.num_examples, mesh, sharded=sharded
+    )
     try:
         trainer.check_inputs(inputs.input_shape, inputs.label_shape)
     except ValueError as error:
@@ -162,7 +170,11 @@ class OnDevice:
 
         jit = functools.partial(jax.jit, out_shardings=sharding)
         self._settings = settings
-        self._train = jit(over_runs(train, (0, 0, None, None)), donate_argnums=0)
+        self._train = jax.jit(
+            over_runs(train, (0, 0, None, None)),
+            donate_argnums=0,
+            out_shardings=(trainer.state_sharding(), sharding),
+        )
         self._evaluate = jit(over_runs(evaluate, (0, None, None)))
         self._report = jit(over_runs(report, (0, 0, None, None)))
 
@@ -214,7 +226,11 @@ class FromHost:
         self._open = None  # at the first step, and read on in the next epoch
         sharding = None if trainer.mesh is None else replicated(trainer.mesh)
         jit = functools.partial(jax.jit, out_shardings=sharding)
-        self._step = jit(trainer.train_step, donate_argnums=0)
+        self._step = jax.jit(
+            trainer.train_step,
+            donate_argnums=0,
+            out_shardings=(trainer.state_sharding(), sharding),
+        )
         self._sums = jit(self._weighted_sums)
         self._report = jit(trainer.report)
 

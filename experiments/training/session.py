@@ -18,7 +18,7 @@ from experiments.training import config as configs
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config
 from experiments.training.data import Dataset
-from experiments.training.devices import any_process, data_mesh, replicated
+from experiments.training.devices import any_process, data_mesh, on_host
 from experiments.training.directory import (
     MetricsFile,
     environment,
@@ -60,6 +60,7 @@ def train(
     keep: int | None = 2,
     workers: int = 0,
     tensorboard: bool = False,
+    sharded: bool = False,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Trains a network, or goes on with its training; returns the run directory.
@@ -73,6 +74,7 @@ def train(
       keep: checkpoints to keep.
       workers: processes that decode a stream's images; 0 means a thread.
       tensorboard: write TensorBoard events too.
+      sharded: each device keeps but its part of the state: see devices.fully_sharded.
       stopping: asked after each epoch whether to stop, as a signal does.
 
     Raises:
@@ -84,14 +86,16 @@ def train(
     """
     mesh, first = data_mesh(), jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        passes = open_passes(config, mesh, data_dir, workers)
+        passes = open_passes(config, mesh, data_dir, workers, sharded=sharded)
         stack.enter_context(contextlib.closing(passes))
         directory = run_directory(config, output, resume)
         if first:
             stack.enter_context(lock(directory))
-        init = jax.jit(passes.trainer.init, out_shardings=replicated(mesh))
+        init = passes.trainer.init
+        init = jax.jit(init, out_shardings=passes.trainer.state_sharding())
         state, metrics = init(config.seed), None
         checkpoints = Checkpoints(directory, config, passes.trainer, keep)
+        stack.enter_context(contextlib.closing(checkpoints))
         if resume and (restored := checkpoints.restore(state)) is not None:
             state = restored
         if first:
@@ -103,9 +107,9 @@ def train(
             *(config, passes, state, checkpoints, metrics, checkpoint_every),
             stopping=lambda: signalled() or stopping(),
         )
-        trained = passes.evaluate(state, "train")
+        trained, params = passes.evaluate(state, "train"), on_host(state.params)
         if first:
-            write_summary(directory, passes.trainer, trained, state.params)
+            write_summary(directory, passes.trainer, trained, params)
     return directory
 
 
@@ -136,7 +140,9 @@ def _train_epochs(
         last = epoch.number == config.epochs and epoch.row is not None
         stop = epoch.row is None or (not last and any_process(stopping()))
         if stop or last or epoch.number % checkpoint_every == 0:
-            checkpoints.save(state)
+            checkpoints.begin(state)
+        if stop or last:
+            checkpoints.wait()
         if stop:
             print(
                 f"stopped after step {int(state.step)} and saved; "
@@ -190,7 +196,9 @@ def train_seeds(
             if save:
                 alone = jax.tree.map(lambda x, run=run: x[run], state)
                 alone = alone._replace(key=key[run])
-                Checkpoints(directory, configuration, trainer).save(alone)
+                checkpoints = Checkpoints(directory, configuration, trainer)
+                with contextlib.closing(checkpoints):
+                    checkpoints.save(alone)
 
     name = f"{config.method.name:4}"
     trained = train_together(config, dataset, [config.method], seeds, name, after)
@@ -228,6 +236,7 @@ def check_finite(
     values = np.append(epoch.steps.loss, norm)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
+        checkpoints.wait()
         step = int(epoch.state.step) - len(epoch.steps.loss) + int(bad[0])
         saved = checkpoints.steps
         raise DivergedError(
@@ -249,7 +258,7 @@ def write_summary(
       directory: of the run.
       trainer: of the run.
       trained: of the final weights in evaluation mode on the training inputs.
-      params: the final weights.
+      params: the final weights, on the host.
     """
     rows = read_metrics(directory)
     seconds = (trainer.num_examples / row["examples_per_second"] for row in rows)
@@ -258,7 +267,7 @@ def write_summary(
         "train_loss": float(trained.loss),
         "train_accuracy": float(trained.accuracy),
         "seconds": sum(seconds),
-        "sparsity_report": sparsity_report(jax.device_get(params)).to_dict(),
+        "sparsity_report": sparsity_report(params).to_dict(),
         "environment": environment(),
     }
     write_json(directory / "summary.json", summary)

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import models
 from experiments.training.augmentation import augment, normalise
 from experiments.training.config import Config
-from experiments.training.devices import loops_are_slow
+from experiments.training.devices import fully_sharded, loops_are_slow, replicated
 from experiments.training.errors import UserError
 from experiments.training.optimizer import make_optimizer, make_weights
 from optax_grda import sparsity
@@ -60,6 +60,7 @@ class Trainer:
     # Makes weights of the optimizer's state alone, where that can be: see make_weights.
     weights: Callable[[optax.OptState, PyTree], PyTree] | None = None
     mesh: jax.sharding.Mesh | None = None  # axes ("data",); None: one device
+    sharded: bool = False  # each device keeps a part of the state between its uses
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,6 +73,12 @@ class Trainer:
         _, params, batch_stats = _split(self.build(nnx.Rngs(init_key)))
         opt_state = self.optimizer.init(params)
         return TrainState(key, jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
+
+    def state_sharding(self) -> Any:
+        """Where the arrays of a state lie; None without a mesh."""
+        if self.mesh is None or not self.sharded:
+            return self.mesh and replicated(self.mesh)
+        return fully_sharded(self.mesh, jax.eval_shape(self.init, 0))
 
     def train_epoch(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array
@@ -174,11 +181,13 @@ class Trainer:
 
         Parts count by their inputs: their sizes differ by one where they must.
         """
+        params = self._gathered(state.params)
 
         def part(batch_stats, inputs, labels, key):
             gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
-                state.params, batch_stats, inputs, labels, key
+                params, batch_stats, inputs, labels, key
             )
+            gradients = self._scattered(gradients)
             return (gradients, jax.tree.map(jnp.mean, metrics)), batch_stats
 
         if self.accumulation == 1:
@@ -326,7 +335,7 @@ class Trainer:
 
     def network(self, params: PyTree, batch_stats: PyTree) -> nnx.Module:
         """The network in evaluation mode, a function of what `normalised` makes."""
-        return _merge(self._graphs()[1], params, batch_stats)
+        return _merge(self._graphs()[1], self._gathered(params), batch_stats)
 
     def normalised(self, inputs: jax.Array) -> jax.Array:
         """Inputs as the network takes them.
@@ -345,7 +354,10 @@ class Trainer:
         """The state that compact made this of; `like` has its parameters' shapes."""
         if self.weights is None:
             return compact
-        weights = jax.jit(self.weights)(compact.opt_state, like.params)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, like.params)
+        weights = jax.jit(self.weights, out_shardings=shardings)(
+            compact.opt_state, like.params
+        )
         return compact._replace(params=weights)
 
     def check_inputs(
@@ -390,12 +402,27 @@ class Trainer:
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
         return jax.lax.with_sharding_constraint(index, sharding)
 
+    def _gathered(self, params: PyTree) -> PyTree:
+        """Parameters as a network takes them: whole on each device."""
+        if self.mesh is None or not self.sharded:
+            return params
+        return jax.lax.with_sharding_constraint(params, replicated(self.mesh))
+
+    def _scattered(self, gradients: PyTree) -> PyTree:
+        """Gradients as an optimizer takes them: as its state lies."""
+        if self.mesh is None or not self.sharded:
+            return gradients
+        shardings = fully_sharded(self.mesh, gradients)
+        return jax.lax.with_sharding_constraint(gradients, shardings)
+
 
 def make_trainer(
     config: Config,
     num_classes: int,
     num_examples: int,
     mesh: jax.sharding.Mesh | None = None,
+    *,
+    sharded: bool = False,
     **settings: jax.Array,
 ) -> Trainer:
     """Builds the trainer of a configuration.
@@ -405,6 +432,8 @@ def make_trainer(
       num_classes: classes of its data.
       num_examples: training inputs an epoch.
       mesh: as of devices.data_mesh; None for one device.
+      sharded: whether each device keeps but its part of the state: see
+        devices.fully_sharded.
       **settings: traced values in place of fields of the method, such as c.
 
     Raises:
@@ -432,6 +461,7 @@ def make_trainer(
         std=spec.std,
         weights=make_weights(config),
         mesh=mesh,
+        sharded=sharded,
     )
 
 

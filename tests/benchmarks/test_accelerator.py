@@ -1,23 +1,28 @@
 """The command for a machine with an accelerator, at tiny size on this one."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
+import numpy as np
 import pytest
 
-from benchmarks import accelerator, optimizer_step, train_step
-from experiments.analyses import _authors as authors
-from experiments.training import session
-from experiments.training.directory import read_metrics
-from experiments.training.presets import PRESETS
+from benchmarks import accelerator, optimizer_step, pieces, train_step
+from benchmarks.accelerator import Options
+from benchmarks.pieces import Job, Piece, Sizes
+from experiments.training.errors import UserError
+from experiments.training.session import DivergedError
+from optax_grda import packing
 
-# Four calls of the command: the first two do one piece each, the third an epoch of the
-# first run, the fourth all that is left.
+# Three calls of the command: without time, with enough, and without again. The arena's
+# contests are of two epochs and one learning rate; a permutation takes a second to
+# compile.
 DRY_RUN = """
-import sys
+import dataclasses, sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
@@ -26,68 +31,124 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 from pathlib import Path
+import jax.numpy as jnp
 from benchmarks import accelerator
+from experiments.arena.networks import NETWORKS
+from experiments.training.trainer import Trainer
 
-for minutes in (0, 0, 0, 60):
+Trainer.order = lambda self, key, epoch: jnp.arange(self.num_examples)
+NETWORKS["digits-mlp"] = dataclasses.replace(
+    NETWORKS["digits-mlp"], epochs=2, paces=(0.4,)
+)
+output, scratch = map(Path, sys.argv[1:])
+for minutes in (0, 60, 0):
     options = accelerator.Options(
-        output=Path(sys.argv[1]), minutes=minutes, dry_run=True
+        output=output, scratch=scratch, minutes=minutes, dry_run=True
     )
+    print("call", flush=True)
     try:
         accelerator.main(options)
     except SystemExit as stop:
-        print("exit", stop.code)
+        print("exit", stop.code, flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory):
     """Output directory and standard output, where TFDS and Grain are not installed."""
-    output = tmp_path_factory.mktemp("accelerator")
+    output, scratch = (tmp_path_factory.mktemp(name) for name in ("output", "scratch"))
     # Most of the time would go to optimising programs that then run twice.
     flags = (
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     )
     done = subprocess.run(
-        [sys.executable, "-c", DRY_RUN, str(output)],
+        [sys.executable, "-c", DRY_RUN, str(output), str(scratch)],
         env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert {path.name for path in scratch.iterdir()} == {"compiled", "random.npz"}
     return output, done.stdout
 
 
-def test_each_call_goes_on_where_the_one_before_stopped(dry_run):
+def found(dry_run, name):
+    return json.loads((dry_run[0] / f"{name}.json").read_text())
+
+
+def test_all_pieces_are_done_once_when_there_is_time(dry_run):
     output, printed = dry_run
-    begun = [line for line in printed.splitlines() if line.startswith("exit")]
-    assert begun == ["exit 75"] * 3
-    names = [line for line in printed.splitlines() if line.startswith("run: ")]
-    first = f"run: {accelerator.RUNS[0]}"
-    assert names == [first, *(f"run: {name}" for name in accelerator.RUNS)]
-    for kind in ("optimizer step", "training step"):
-        assert printed.count(f"{kind}: digits-mlp") == 1
-    rows = read_metrics(output / accelerator.RUNS[0])
-    assert [row["epoch"] for row in rows] == [1, 2]
+    names = [piece.name for piece in pieces.pieces(pieces.tiny(output.parent))]
+    without_time, with_time, again = printed.split("call\n")[1:]
+    assert without_time == "exit 75\n"
+    begun = [line.partition(": about ")[0] for line in with_time.splitlines()]
+    assert [name for name in begun if name in names] == names
+    assert again == ""
+    for name in names:
+        result = found(dry_run, name)
+        assert "error" not in result, result
+        assert result["dry_run"]
+        assert result["environment"]["jax"] == jax.__version__
+        assert result["seconds"] > 0
 
 
-def test_results_stand_beside_those_of_the_authors(dry_run):
-    output, _ = dry_run
-    results = json.loads((output / "results.json").read_text())
-    assert results["errors"] == []
-    assert [row["run"] for row in results["run"]] == list(accelerator.RUNS)
-    assert {row["epochs"] for row in results["run"]} == {"2 of 2"}
-    theirs = results["run"][1]
-    assert theirs["authors' top-1 %"] == "90.86 ± 0.26"
-    assert theirs["authors' zero %"] == "90.48 ± 0.17"
-    table = (output / "accelerator-cpu.md").read_text()
-    assert "A dry run" in table
-    for row in (*results["run"], *results["training step"]):
-        assert " | ".join(map(str, row.values())) in table
+def test_the_whole_plan_has_the_paper_in_full_after_what_is_quick():
+    named = {piece.name: piece for piece in pieces.pieces(Sizes())}
+    kinds = ("optimizer-step-", "training-step-", "connect-", "arena-", "cifar10-vgg16")
+    numbers = [sum(name.startswith(kind) for name in named) for kind in kinds]
+    assert numbers == [2, 3, 1, 8, 6]
+    assert [name.startswith(kind) for kind in kinds for name in named].count(True) == 20
+    order = [next(k for k in kinds if name.startswith(k)) for name in named]
+    assert [kind for kind, _ in itertools.groupby(order)] == list(kinds)
+    config = Sizes("cifar10.npz").config("cifar10-vgg16-mu0.6", seed=1)
+    assert (config.epochs, config.batch_size, config.seed) == (600, 128, 1)
+    assert (config.dtype, config.dataset) == ("bfloat16", "cifar10.npz")
+
+
+def test_runs_stand_beside_those_of_the_authors_and_leave_their_weights(dry_run):
+    theirs = {
+        "cifar10-vgg16-mu0.7": "90.64 ± 0.24",
+        "cifar10-vgg16-mu0.51": "91.02 ± 0.15",
+        "cifar10-vgg16-mu0.4": "90.87 ± 0.21",
+        "cifar10-vgg16-sgd-seed1": "90.82 ± 0.18",
+        "cifar10-vgg16-mu0.6-seed1": "90.86 ± 0.26",
+        "cifar10-vgg16-mu0.6-units": "90.86 ± 0.26",
+    }
+    for name, accuracy in theirs.items():
+        result = found(dry_run, name)
+        (row,) = result["rows"]
+        assert (row["run"], row["epochs"]) == (name, 2)
+        assert row["authors' top-1 %"] == accuracy
+        assert result["config"]["seed"] == int(name.endswith("seed1"))
+        assert result["metrics"][-1]["epoch"] == 2
+        (weights,) = (dry_run[0] / name).iterdir()
+        kept = jax.tree.leaves(packing.unpack(weights))
+        zeros = sum(int(np.sum(leaf == 0)) for leaf in kept)
+        assert sum(leaf.size for leaf in kept) == 17226
+        assert zeros / 17226 == pytest.approx(result["summary"]["sparsity"], abs=1e-6)
+    assert found(dry_run, "cifar10-vgg16-mu0.6-units")["config"]["method"][
+        "groups"
+    ] == ("units")
+
+
+def test_a_short_pair_is_connected_and_projected(dry_run):
+    result = found(dry_run, "connect-and-project")
+    (pair,) = result["connect"]["pairs"]
+    assert len(pair["curve"]["train_loss"]) == 3
+    (row,) = result["project"]["rows"]
+    assert 0 <= row["difference_fraction"] <= 1
+
+
+def test_a_method_in_the_arena_is_tuned_and_tested(dry_run):
+    result = found(dry_run, "arena-momentum")
+    assert not result["left"]
+    assert {run["method"] for run in result["runs"]} == {"momentum"}
+    assert [run["phase"] for run in result["runs"]] == ["tuning", "test"]
 
 
 def test_optimizer_steps_of_a_loop_keep_one_copy_of_state_and_no_temporary(dry_run):
-    rows = json.loads((dry_run[0] / "results.json").read_text())["optimizer step"]
+    rows = found(dry_run, "optimizer-step-digits-mlp")["rows"]
     row = {row["step"]: row for row in rows}
     assert set(row) == set(optimizer_step.OPTIMIZERS)
     # Besides the copy a few scalars, on 17,226 parameters.
@@ -101,8 +162,9 @@ def test_optimizer_steps_of_a_loop_keep_one_copy_of_state_and_no_temporary(dry_r
 
 
 def test_training_steps_are_compared_with_sgd_in_time_and_memory(dry_run):
-    rows = json.loads((dry_run[0] / "results.json").read_text())["training step"]
+    rows = found(dry_run, "training-step-digits-mlp")["rows"]
     assert [row["optimizer"] for row in rows] == list(train_step.OPTIMIZERS)
+    assert {row["dtype"] for row in rows} == {"bfloat16"}
     assert rows[0]["ratio to SGD (quartiles)"] == "1.000 (1.000 to 1.000)"
     # Momentum SGD holds one copy more, and XLA may lay out what is temporary otherwise.
     more = "more than SGD, in copies of the parameters"
@@ -112,59 +174,143 @@ def test_training_steps_are_compared_with_sgd_in_time_and_memory(dry_run):
     assert grda < momentum + 0.01
 
 
-def test_every_run_has_figures_of_the_authors():
-    shown = {
-        name: accelerator.plus_minus(authors.summary(PRESETS[name]), "test_acc_pct", 1)
-        for name in accelerator.RUNS
-    }
-    assert shown == {
-        "cifar10-vgg16-sgd": "90.82 ± 0.18",
-        "cifar10-vgg16-mu0.6": "90.86 ± 0.26",
-        "cifar10-vgg16-mu0.7": "90.64 ± 0.24",
-        "cifar10-vgg16-mu0.51": "91.02 ± 0.15",
-        "cifar10-vgg16-mu0.4": "90.87 ± 0.21",
-        "cifar10-wrn28x10-mu0.501": "94.46 ± 0.13",
-    }
+# What is done, and what is left
 
 
-def test_the_whole_plan_is_the_paper_in_full(tmp_path):
-    options = accelerator.Options(dataset="cifar10.npz", output=tmp_path)
-    plan = accelerator.make_plan(options)
-    assert [config.epochs for config in plan.runs.values()] == [600] * 5 + [200]
-    assert {config.dataset for config in plan.runs.values()} == {"cifar10.npz"}
-    assert [kind for kind, _ in plan.pieces()] == [
-        *(["optimizer step"] * 3 + ["training step"] * 3 + ["run"] * 6)
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the command with given pieces; returns exit code and the pieces it ran."""
+    monkeypatch.setattr(accelerator, "LEDGER", tmp_path / "ledger")
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    run = []
+
+    def call(*made, minutes=1.0):
+        run.clear()
+        monkeypatch.setattr(accelerator, "pieces", lambda sizes: made)
+        options = Options(
+            minutes=minutes, output=tmp_path / "out", scratch=tmp_path / "scratch"
+        )
+        try:
+            accelerator.main(options)
+        except SystemExit as stop:
+            return stop.code, list(run)
+        return 0, list(run)
+
+    def piece(name, seconds=0.0, result=lambda job: {}):
+        def record(job):
+            run.append(name)
+            return result(job)
+
+        return Piece(name, lambda: seconds, record)
+
+    return types.SimpleNamespace(call=call, piece=piece, directory=tmp_path)
+
+
+def test_what_cannot_end_in_the_time_left_is_not_begun_but_what_can_is(command, capsys):
+    long, short = command.piece("long", seconds=61.0), command.piece("short", 59.0)
+    assert command.call(long, short) == (75, ["short"])
+    assert "left: long\n" in capsys.readouterr().err
+    assert command.call(long, short) == (75, [])
+    assert command.call(long, short, minutes=2) == (0, ["long"])
+    assert command.call(long, short, minutes=0) == (0, [])
+
+
+def test_what_the_repository_has_is_not_done_again(command):
+    command.directory.joinpath("ledger").mkdir()
+    (command.directory / "ledger" / "known.json").write_text("{}")
+    assert command.call(command.piece("known"), command.piece("new")) == (0, ["new"])
+
+
+def test_a_piece_of_which_more_is_left_goes_on_from_what_it_found(command):
+    def result(job):
+        done = job.earlier.get("contest", {"runs": []})["runs"] + [job.left > 0]
+        return {"runs": done, "left": len(done) < 2}
+
+    piece = command.piece("contest", result=result)
+    assert command.call(piece) == (75, ["contest"])
+    assert command.call(piece) == (0, ["contest"])
+    written = json.loads((command.directory / "out" / "contest.json").read_text())
+    assert written["runs"] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DivergedError("a loss became NaN\nat"), jax.errors.JaxRuntimeError("full")],
+)
+def test_a_piece_that_fails_is_noted_and_the_others_done(command, error):
+    def fail(job):
+        raise error
+
+    failing, other = command.piece("failing", result=fail), command.piece("other")
+    assert command.call(failing, other) == (0, ["failing", "other"])
+    written = json.loads((command.directory / "out" / "failing.json").read_text())
+    assert written["error"] == str(error).splitlines()[0]
+
+
+def test_a_dry_run_does_not_write_where_results_are_kept():
+    with pytest.raises(ValueError, match="output must be another directory in a dry"):
+        Options(dry_run=True)
+
+
+# Parts of pieces
+
+
+def test_a_runs_time_follows_from_a_probe(monkeypatch):
+    monkeypatch.setattr(pieces, "probe", lambda config: (10.0, 0.001))
+    named = {piece.name: piece for piece in pieces.pieces(Sizes())}
+    assert named["cifar10-vgg16-mu0.7"].seconds() == pytest.approx(20 + 600 * 391e-3)
+
+
+def test_a_probe_is_of_one_step_and_serves_all_methods_of_a_network():
+    sizes = Sizes(changes={"model": "digits-mlp", "augmentation": "none"})
+    compiling, step = pieces.probe(sizes.config("cifar10-vgg16-sgd"))
+    assert 0 < step < compiling
+    assert pieces.probe(sizes.config("cifar10-vgg16-mu0.6", seed=1)) == (
+        compiling,
+        step,
+    )
+
+
+def test_weights_are_kept_in_files_that_are_small_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "FILE", 2**20 + 4000)
+    rng = np.random.default_rng(0)
+    params = {
+        "layers": {
+            str(n): {"kernel": rng.random((20, 20), np.float32)} for n in range(5)
+        }
+    }
+    pieces.keep_weights(params, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == [
+        f"weights-{n}.safetensors" for n in (1, 2, 3)
     ]
-    assert plan.training_steps.dtype == "bfloat16"
+    kept = {}
+    for path in files:
+        assert path.stat().st_size < pieces.FILE
+        kept |= packing.unpack(path)["layers"]
+    jax.tree.map(np.testing.assert_array_equal, {"layers": kept}, params)
 
 
-def test_a_run_stops_when_one_more_epoch_would_end_too_late(monkeypatch):
-    now = iter((0.0, 10.0, 20.0, 50.0))
-    monkeypatch.setattr(accelerator.time, "monotonic", lambda: next(now))
-    stopping = accelerator.too_late(end=60.0)
-    assert [stopping() for _ in range(3)] == [False, False, True]
-
-
-def test_a_piece_that_fails_is_reported_and_not_tried_again(
-    monkeypatch, tmp_path, capsys
+def test_the_arena_goes_on_after_the_methods_before_and_ends_with_the_time(
+    tmp_path, monkeypatch
 ):
-    tried = []
+    def main(options):
+        there = json.loads((options.output / "arena.json").read_text())
+        assert [row["method"] for row in there["rows"]] == ["momentum"]
+        assert (options.methods, options.minutes, options.resume) == (
+            ("rigl",),
+            2,
+            True,
+        )
+        there["rows"].append({"method": "rigl", "phase": "tuning"})
+        (options.output / "arena.json").write_text(json.dumps(there))
+        raise UserError("minutes must let a method end")
 
-    def perform(kind, name, *_):
-        tried.append(name)
-        if kind == "optimizer step":
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GB\ndetails")
-        if name == accelerator.RUNS[0]:
-            raise session.DivergedError("the training loss became nan")
-        return [{"name": name}]
-
-    monkeypatch.setattr(accelerator, "perform", perform)
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # keep no programs
-    options = accelerator.Options(output=tmp_path, dry_run=True)
-    accelerator.main(options)
-    assert tried == ["digits-mlp", "digits-mlp", *accelerator.RUNS]
-    accelerator.main(options)
-    assert len(tried) == 8
-    printed = capsys.readouterr().out
-    assert "optimizer step digits-mlp: RESOURCE_EXHAUSTED: 3 GB\n" in printed
-    assert f"run {accelerator.RUNS[0]}: the training loss became nan" in printed
+    monkeypatch.setattr(pieces.arena, "main", main)
+    named = {piece.name: piece for piece in pieces.pieces(Sizes())}
+    earlier = {
+        "arena-momentum": {"runs": [{"method": "momentum", "phase": "test"}]},
+        "cifar10-vgg16-mu0.7": {},
+    }
+    result = named["arena-rigl"].run(Job(tmp_path / "keep", tmp_path, 120.0, earlier))
+    assert result == {"runs": [{"method": "rigl", "phase": "tuning"}], "left": True}

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling, train_step
+from benchmarks.measure import size
+from experiments.training.devices import data_mesh, fully_sharded
 from experiments.training.presets import PRESETS
+from experiments.training.trainer import make_trainer
 from models import _registry
 from models.vgg import VGG
 
@@ -48,6 +51,25 @@ def test_a_step_exchanges_gradient_and_batch_statistics_and_nothing_else(tiny):
     # one may be the gradient of its bias.
     assert 4 * (2 + 3 * CHANNELS) <= rest <= 4 * (2 + 4 * CHANNELS)
     assert found == scaling.count(tiny, "sgd", devices=4)
+
+
+def test_a_state_in_parts_is_gathered_and_nothing_else_with_grda_as_with_sgd(tiny):
+    whole = scaling.count(tiny, "grda", devices=4)
+    found = scaling.count(tiny, "grda", devices=4, sharded=True)
+    trainer = make_trainer(train_step.preset(tiny), 10, 128)
+    params = jax.eval_shape(trainer.init, 0).params
+    places = fully_sharded(data_mesh(jax.devices()[:4]), params)
+    split = [
+        leaf
+        for leaf, place in zip(
+            jax.tree.leaves(params), jax.tree.leaves(places), strict=True
+        )
+        if not place.is_fully_replicated
+    ]
+    assert 0 < size(split) < scaling.gradient_bytes(tiny)
+    assert found["others"] == {"all-gather": (len(split), size(split))}
+    assert found["bytes"] == whole["bytes"]  # the gradient's sum, whole on a CPU
+    assert found == scaling.count(tiny, "sgd", devices=4, sharded=True)
 
 
 def test_one_device_exchanges_nothing():

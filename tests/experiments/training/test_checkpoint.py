@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import jax
@@ -15,7 +17,7 @@ import safetensors.numpy
 from experiments.training import checkpoint
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Adam, Config, Grda, Momentum, Sgd, Target
-from experiments.training.devices import data_mesh, replicated
+from experiments.training.devices import data_mesh, fully_sharded, replicated
 from experiments.training.errors import UserError
 from experiments.training.trainer import make_trainer
 
@@ -97,11 +99,21 @@ def test_running_statistics_are_restored(tmp_path, tiny_vgg):
     assert_equal(checkpoints_of(tmp_path, config).restore(state), moved)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1)])
-def test_a_run_may_go_on_with_another_number_of_devices(tmp_path, before, after):
+def whole(mesh, state):
+    return replicated(mesh)
+
+
+@pytest.mark.parametrize("before", [(1, whole), (8, whole), (8, fully_sharded)])
+@pytest.mark.parametrize("after", [(1, whole), (8, whole), (4, fully_sharded)])
+def test_a_run_may_go_on_with_other_devices_and_another_sharding(
+    tmp_path, before, after
+):
     saved, like = (
-        jax.device_put(state, replicated(data_mesh(jax.devices()[:devices])))
-        for state, devices in ((random_state(GRDA), before), (start(), after))
+        jax.device_put(state, sharding(data_mesh(jax.devices()[:devices]), state))
+        for state, (devices, sharding) in (
+            (random_state(GRDA), before),
+            (start(), after),
+        )
     )
     checkpoints_of(tmp_path).save(at_step(saved, 3))
     restored = checkpoints_of(tmp_path).restore(like)
@@ -243,6 +255,46 @@ def test_a_fault_of_the_program_is_not_taken_for_damage(two_checkpoints, monkeyp
     monkeypatch.setattr(Checkpoints, "_unpack", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         checkpoints_of(two_checkpoints).restore(start())
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path, monkeypatch):
+    donated = threading.Event()
+
+    def write(path, data, original=Path.write_bytes):
+        assert donated.wait(60)
+        return original(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    expected = at_step(random_state(GRDA), 3)
+    state = jax.tree.map(jnp.copy, expected._replace(key=None))
+    checkpoints = checkpoints_of(tmp_path)
+    checkpoints.begin(state._replace(key=expected.key))
+    assert checkpoints.steps == []  # incomplete, and so not there
+    jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)(state)
+    donated.set()
+    checkpoints.wait()
+    assert checkpoints.steps == [3]
+    assert_equal(checkpoints.restore(start()), expected)
+
+
+def test_checkpoints_are_written_one_after_the_other(tmp_path):
+    checkpoints = checkpoints_of(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.begin(at_step(start(), step))
+        assert set(checkpoints.steps) >= {*range(max(1, step - 2), step)}
+    checkpoints.close()
+    assert checkpoints.steps == [2, 3]
+
+
+def test_what_could_not_be_written_is_told_before_the_next(tmp_path, monkeypatch):
+    checkpoints = checkpoints_of(tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: os.read(-1, 1))
+    checkpoints.begin(at_step(start(), 1))
+    with pytest.raises(OSError, match="the checkpoint of step 1 could not be written"):
+        checkpoints.begin(at_step(start(), 2))
+    monkeypatch.undo()
+    checkpoints.save(at_step(start(), 2))
+    assert checkpoints.steps == [2]
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_as_they_were(run, monkeypatch):

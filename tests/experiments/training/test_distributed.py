@@ -18,11 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from experiments.train import main
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config
-from experiments.training.devices import any_process, data_mesh, start_processes
+from experiments.training.devices import (
+    any_process,
+    data_mesh,
+    fully_sharded,
+    on_host,
+    start_processes,
+)
 from experiments.training.directory import read_metrics
 from experiments.training.errors import UserError
 from experiments.training.session import run_directory
@@ -34,16 +41,14 @@ STEPS = 45  # an epoch of the digits
 
 def digest(state):
     """What tells whether two states are the same to the bit."""
-    arrays = map(
-        np.asarray, jax.tree.leaves((state.step, state.params, state.opt_state))
-    )
+    arrays = jax.tree.leaves(on_host((state.step, state.params, state.opt_state)))
     return hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
 
 
 def process_main():
     """One of the processes: prints a digest a checkpoint, and the paths it opens."""
 
-    def save(self, state, original=Checkpoints.save):
+    def begin(self, state, original=Checkpoints.begin):
         print("holds", int(state.step), digest(state), flush=True)
         original(self, state)
 
@@ -52,7 +57,7 @@ def process_main():
             opened.add(str(args[0]))
 
     opened = set()
-    Checkpoints.save = save
+    Checkpoints.begin = begin
     sys.addaudithook(audit)
     try:
         main(sys.argv[1:])
@@ -124,7 +129,10 @@ def written(output, run):
 
 @dataclasses.dataclass
 class Together:
-    """A run by two processes: one was killed; resumed, it was stopped through one."""
+    """A run by two processes: one was killed; resumed, it was stopped through one.
+
+    The second time, each keeps but its part of the state.
+    """
 
     run: Path
     killed: list[str]  # what each process printed
@@ -143,7 +151,7 @@ def together(tmp_path_factory):
     start = time.monotonic()
     killed = first.outputs()
     seconds = time.monotonic() - start
-    second = Pair(run, "--resume")
+    second = Pair(run, "--resume", "--sharding", "fully-sharded")
     second.wait_for_lines(len(digests(*killed)) + 2)
     second.processes[1].terminate()
     stopped = second.outputs()
@@ -213,6 +221,29 @@ def test_a_process_alone_is_asked_itself():
 def test_the_mesh_has_all_devices_or_those_given():
     assert data_mesh().shape == {"data": 8}
     assert data_mesh(jax.devices()[:2]).shape == {"data": 2}
+
+
+def test_arrays_are_split_along_their_longest_axis_that_the_devices_divide():
+    mesh = data_mesh()
+    shapes = {"kernel": (3, 3, 16, 32), "wide": (64, 10), "odd": (9, 10), "bias": (64,)}
+    tree = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
+    specs = {name: place.spec for name, place in fully_sharded(mesh, tree).items()}
+    assert specs == {
+        "kernel": PartitionSpec(None, None, None, "data"),
+        "wide": PartitionSpec("data"),
+        "odd": PartitionSpec(),
+        "bias": PartitionSpec(),
+    }
+
+
+def test_arrays_on_the_host_outlive_those_that_are_donated():
+    array = jnp.arange(8.0)
+    (copy,) = on_host([array])
+    jax.jit(lambda x: x * 0, donate_argnums=0)(array)
+    assert array.is_deleted()
+    np.testing.assert_array_equal(copy, np.arange(8.0))
 
 
 @pytest.mark.parametrize("given", [("localhost:1234", None, 0), (None, 2, None)])

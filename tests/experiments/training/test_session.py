@@ -143,7 +143,9 @@ def test_batch_norm_dropout_and_augmentation_go_on_where_sigint_stopped_them(
         epochs=4,
     )
     whole = train(config, tmp_path / "whole")
-    session.open_passes(config, session.data_mesh(), None, 0)._open = None
+    session.open_passes(
+        config, session.data_mesh(), None, 0, sharded=False
+    )._open = None
 
     def append(self, row, original=MetricsFile.append):
         original(self, row)
@@ -156,7 +158,9 @@ def test_batch_norm_dropout_and_augmentation_go_on_where_sigint_stopped_them(
             train(config, tmp_path / "parts")
     assert stopped.value.code == 75
     assert len(rows(tmp_path / "parts")) == 2
-    session.open_passes(config, session.data_mesh(), None, 0)._open = None
+    session.open_passes(
+        config, session.data_mesh(), None, 0, sharded=False
+    )._open = None
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "parts", whole)
 

@@ -96,6 +96,38 @@ def test_eight_devices_train_as_one_does_batch_statistics_included(
     assert "all-reduce" in programs[1]
 
 
+@pytest.mark.parametrize(
+    ("method", "accumulation"), [(Grda(0.5), 1), (Target(0.5, momentum=0.9), 2)]
+)
+def test_a_state_in_parts_on_eight_devices_trains_as_a_whole_one(
+    method, accumulation, monkeypatch
+):
+    def in_order(self, key, epoch):  # a permutation takes a second to compile
+        return jnp.arange(self.num_examples)
+
+    monkeypatch.setattr(Trainer, "order", in_order)
+    config = Config(method=method, batch_size=32, accumulation=accumulation, epochs=1)
+    rng, mesh, ends = np.random.default_rng(0), data_mesh(), []
+    images = jax.device_put(rng.random((72, 8, 8, 1), np.float32), replicated(mesh))
+    labels = jax.device_put(rng.integers(0, 10, 72, np.int32), replicated(mesh))
+    for sharded in (False, True):
+        trainer = make_trainer(config, 10, 72, mesh, sharded=sharded)
+        place = trainer.state_sharding()
+        state = jax.jit(trainer.init, out_shardings=place)(0)
+        epoch = jax.jit(trainer.train_epoch, out_shardings=(place, replicated(mesh)))
+        epoch = epoch.lower(state, images, labels).compile()
+        state, steps = epoch(state, images, labels)
+        tested = jax.jit(trainer.evaluate)(state.params, {}, images, labels)
+        ends.append(jax.device_get((state._replace(key=()), steps, tested)))
+    assert_close(*ends, **ROUNDING)
+    parts = epoch.memory_analysis().argument_size_in_bytes - images.nbytes
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(ends[0][0]))
+    assert parts < whole / 6  # an eighth, and all of the vectors
+    for leaf in jax.tree.leaves((state.params, state.opt_state)):
+        if leaf.ndim == 2:
+            assert leaf.addressable_shards[0].data.size == leaf.size // 8
+
+
 # In parts
 
 
