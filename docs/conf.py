@@ -56,13 +56,16 @@ napoleon_attr_annotations = False
 autodoc_member_order = "bysource"
 maximum_signature_line_length = 88
 
-# References must resolve: those of others in the names listed here, without the network.
+# References must resolve: those of others in the lists here, without the network.
 intersphinx_mapping = {
     "jax": ("https://docs.jax.dev/en/latest/", "inventories/jax.txt"),
     "optax": ("https://optax.readthedocs.io/en/latest/", "inventories/optax.txt"),
 }
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(np|numpy|scipy)\..*")]
+# What has no page: NumPy's and Python's names, and our own for a type.
+nitpick_ignore_regex = [
+    ("py:.*", r"(np|numpy|scipy|os)\..*"),
+]
 
 
 def describe_fields(app, what, name, obj, options, lines) -> None:
@@ -90,7 +93,7 @@ def keep_returns_whole(app, what, name, obj, options, lines) -> None:
 
 
 def as_written(app, what, name, obj, options, signature, returns):
-    """Shows types as the source has them: ArrayLike, not the union that it stands for."""
+    """Shows types as the source has them: ArrayLike, not the union behind it."""
     if what != "function":
         return None
     function = ast.parse(textwrap.dedent(inspect.getsource(obj))).body[0]

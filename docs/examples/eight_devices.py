@@ -1,18 +1,11 @@
 # %% [markdown]
 # # Eight devices, sharded state
 #
-# A mesh of eight devices (here simulated, by one CPU): batches split over four, the
-# hidden units over two. All that gRDA does is elementwise but for one scalar, the
-# threshold: the state is sharded as the parameters are, and the zeros are counted over
-# whole arrays. Parameters and state are donated, so that they are updated in place.
+# Batches are split over four, hidden units over two. The state is sharded as the
+# parameters are, and zeros are counted over whole arrays.
 
 # %%
 import jax
-
-jax.config.update("jax_num_cpu_devices", 8)  # leave this out where there are devices
-
-import functools
-
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,10 +15,11 @@ from sklearn.datasets import load_digits
 
 from optax_grda import label_by_path, proximal, sparsity_ramp, target_sparsity
 
+jax.config.update("jax_num_cpu_devices", 8)  # not where there are devices
 mesh = jax.make_mesh((4, 2), ("data", "units"))  # Explicit axes, JAX's default
 jax.set_mesh(mesh)
 images, digits = load_digits(return_X_y=True)
-images, digits = np.asarray(images / 16, np.float32), np.asarray(digits)
+images = np.asarray(images / 16, np.float32)
 train, test = np.split(np.random.default_rng(0).permutation(1797), [1437])
 
 STEPS = 600
@@ -54,12 +48,10 @@ state = jax.jit(optimizer.init)(params)
 
 def logits(params, x):
     x = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"])
-    # A sum over the units, which are split: say how its result is.
     x = jnp.matmul(x, params["head"]["kernel"], out_sharding=P("data"))
     return x + params["head"]["bias"]
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
 def step(params, state, x, y):
     def loss(params):
         wrong = optax.softmax_cross_entropy_with_integer_labels
@@ -69,20 +61,19 @@ def step(params, state, x, y):
     return optax.apply_updates(params, updates), state
 
 
+step = jax.jit(step, donate_argnums=(0, 1))
 for n in range(STEPS):
     rows = np.random.default_rng(n).choice(train, 32)
-    x, y = jax.device_put((images[rows], digits[rows]), P("data"))
-    params, state = step(params, state, x, y)
+    batch = jax.device_put((images[rows], digits[rows]), P("data"))
+    params, state = step(params, state, *batch)
 
 right = jnp.argmax(logits(params, jax.device_put(images[test], P("data"))), -1)
 print(f"test accuracy {np.mean(np.asarray(right) == digits[test]):.1%}")
-accumulator = optax.tree.get(state, "accumulator")["hidden"]["kernel"]
-print("accumulator", jax.typeof(accumulator))
+print(jax.typeof(optax.tree.get(state, "accumulator")["hidden"]["kernel"]))
 print(f"zeros {optax.tree.get(state, 'sparsity'):.2%}")
-
-# %%
+kernel = params["hidden"]["kernel"]
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
-for axis, shard in zip(axes, params["hidden"]["kernel"].addressable_shards):
+for axis, shard in zip(axes, kernel.addressable_shards[:2], strict=True):
     axis.spy(shard.data)
     axis.set(title=f"{shard.device}: {np.mean(np.asarray(shard.data) == 0):.0%} zeros")
 plt.show()

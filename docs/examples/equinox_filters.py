@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Equinox: filters
 #
-# An Equinox module holds functions beside arrays: `init`, `update` and reports take what
-# `eqx.filter` leaves. Where it is forgotten, the error says so.
+# An Equinox module holds functions beside arrays: `init`, `update` and reports take
+# what `eqx.filter` leaves. Where it is forgotten, the error says so.
 
 # %%
 import equinox as eqx
@@ -13,22 +13,24 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from optax_grda import label_by_path, proximal, sparsity_ramp, sparsity_report
-from optax_grda import target_sparsity
+from optax_grda import (
+    label_by_path,
+    proximal,
+    sparsity_ramp,
+    sparsity_report,
+    target_sparsity,
+)
 
 images, digits = load_digits(return_X_y=True)
 images, digits = jnp.asarray(images / 16, jnp.float32), jnp.asarray(digits)
 train, test = np.split(np.random.default_rng(0).permutation(1797), [1437])
 
-EPOCHS, BATCHES = 30, 44  # of 32 images
+EPOCHS, BATCHES = 20, 44  # of 32 images
 steps = EPOCHS * BATCHES
 rate = optax.cosine_decay_schedule(0.1, steps)
+ramp = sparsity_ramp(0.9, steps // 2)
 sparse = target_sparsity(
-    rate,
-    sparsity_ramp(0.9, steps // 2),
-    momentum=0.9,
-    proximal=proximal.power(3),
-    weight_decay=5e-4,
+    rate, ramp, momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4
 )
 dense = optax.sgd(rate, momentum=0.9)
 labels = label_by_path({"*weight": "sparse", "*": "dense"})

@@ -21,12 +21,14 @@ from optax_grda import label_by_path, sparsity_ramp, target_sparsity
 images, digits = load_digits(return_X_y=True)
 images, digits = jnp.asarray(images / 16, jnp.float32), jnp.asarray(digits)
 train, test = np.split(np.random.default_rng(0).permutation(1797), [1437])
-STEPS, DIRECTIONS = 4000, 32
+STEPS, DIRECTIONS = 3000, 32
 
 
 def loss(params, rows):
     wrong = optax.softmax_cross_entropy_with_integer_labels
-    return jnp.mean(wrong(images[rows] @ params["kernel"] + params["bias"], digits[rows]))
+    return jnp.mean(
+        wrong(images[rows] @ params["kernel"] + params["bias"], digits[rows])
+    )
 
 
 def backward(params, rows, key):
@@ -53,8 +55,7 @@ def fit(gradient, learning_rate):
     def step(carry, key):
         params, state = carry
         rows = jax.random.choice(key, train, (32,))
-        direction = gradient(params, rows, key)
-        updates, state = optimizer.update(direction, state, params)
+        updates, state = optimizer.update(gradient(params, rows, key), state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), loss(params, train)
 

@@ -1,8 +1,7 @@
 # %% [markdown]
 # # A grid of settings, one program
 #
-# Learning rates and sparsities may be traced arrays, as c and mu of `grda` may: under
-# `vmap` a grid of them trains at once. Here 36 networks on digits.
+# Rates and sparsities may be traced, as c and mu of `grda` may: `vmap` trains a grid.
 
 # %%
 import jax
@@ -33,13 +32,13 @@ def loss(params, rows):
 def test_accuracy(learning_rate, wanted):
     steps = EPOCHS * BATCHES
     falling = optax.cosine_decay_schedule(1.0, steps)
-    rate = lambda n: learning_rate * falling(n)  # noqa: E731
+    ramp = sparsity_ramp(wanted, steps // 2)
+
+    def rate(n):
+        return learning_rate * falling(n)
+
     sparse = target_sparsity(
-        rate,
-        sparsity_ramp(wanted, steps // 2),
-        momentum=0.9,
-        proximal=proximal.power(3),
-        weight_decay=5e-4,
+        rate, ramp, momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4
     )
     dense = optax.sgd(rate, momentum=0.9)
     labels = label_by_path({"*kernel": "sparse", "*": "dense"})
@@ -47,8 +46,7 @@ def test_accuracy(learning_rate, wanted):
 
     def step(carry, rows):
         params, state = carry
-        gradients = jax.grad(loss)(params, rows)
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
         return (optax.apply_updates(params, updates), state), None
 
     normal = jax.nn.initializers.he_normal()
@@ -68,8 +66,8 @@ rates = jnp.array([0.01, 0.02, 0.04, 0.08, 0.16, 0.32])
 sparsities = jnp.array([0.5, 0.8, 0.9, 0.95, 0.97, 0.98])
 grid = jax.vmap(jax.vmap(test_accuracy, (0, None)), (None, 0))
 accuracies = jax.jit(grid)(rates, sparsities)
-for wanted, row in zip(sparsities, accuracies):
-    print(f"{wanted:4.0%} zeros: best {row.max():.1%}, at rate {rates[row.argmax()]:.2f}")
+for wanted, row in zip(sparsities, accuracies, strict=True):
+    print(f"{wanted:.0%} zeros: best {row.max():.1%}, at {rates[row.argmax()]:.2f}")
 
 figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
 picture = axis.imshow(accuracies, vmin=0.8, cmap="viridis")
