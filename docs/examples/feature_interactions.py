@@ -74,8 +74,7 @@ searches = {
 figure, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
 for axis, (name, optimizer) in zip(axes, searches.items(), strict=True):
     params, path = fit(start, optimizer, adam)
-    kept = np.asarray(params["gates"] != 0)
-    hits = np.sum(kept & interacts)
+    hits = np.sum((kept := np.asarray(params["gates"] != 0)) & interacts)
     again, _ = fit(jnp.where(kept, start, 0), freeze_zeros(adam), adam)
     print(
         f"{name:20} precision {hits / kept.sum():.0%} of {kept.sum()}, "
@@ -88,7 +87,7 @@ print(f"all 66 pairs: test loss {loss(fit(start, adam, adam)[0], test):.4f}")
 plt.show()
 
 # %% [markdown]
-# With the dial's pairs, rows of the embedding: all or nothing, behind Adam's direction.
+# With the dial's pairs: rows of the embedding, all or nothing, behind Adam's direction.
 
 # %%
 by_row = proximal.groups(lambda path, shape: ("categories", (0, 1)))
