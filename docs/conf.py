@@ -62,6 +62,7 @@ intersphinx_mapping = {
     "optax": ("https://optax.readthedocs.io/en/latest/", "inventories/optax.txt"),
 }
 nitpicky = True
+nitpick_ignore = [("py:class", "PyTree")]
 # What has no page: NumPy's and Python's names, and our own for a type.
 nitpick_ignore_regex = [
     ("py:.*", r"(np|numpy|scipy|os)\..*"),

@@ -68,7 +68,7 @@ def fit(gates, gate_optimizer, vector_optimizer):
 # %%
 searches = {
     "gRDA, as in AutoFIS": grda(1.0, c=0.0005, mu=0.8),
-    "gRDA, tuned": grda(0.1, c=0.05, mu=0.8),
+    "gRDA, tuned": grda(0.1, c=0.065, mu=0.8),
     "dial, 88 %": target_sparsity(0.3, sparsity_ramp(0.88, STEPS // 2)),
 }
 figure, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
