@@ -1,12 +1,15 @@
 """Configuration of Sphinx, which builds this user guide: `make docs`."""
 
+import ast
 import dataclasses
 import importlib.metadata
 import inspect
 import os
 import re
+import textwrap
 
 from docutils import nodes
+from math_core import LatexToMathML
 from sphinx.util import rst
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pages' code runs on CPUs
@@ -19,19 +22,24 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "conf.py", "images"]
 
 html_theme = "furo"
 html_title = project
 html_theme_options = {"top_of_page_buttons": ["view"]}
 html_show_copyright = False
+html_math_renderer = "mathml"  # which browsers show without a script
+copybutton_exclude = ".linenos, .gp, .go"  # neither prompts nor what was printed
 
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
+# The programs of examples/ are pages too.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 # Every page's code runs at every build, in a directory of its own; what fails, or
 # prints to stderr, fails the build.
 nb_execution_mode = "force"
@@ -43,13 +51,22 @@ nb_merge_streams = True
 nb_output_stderr = "remove-warn"
 nb_render_markdown_format = "myst"
 
-# Types stand in the docstrings, in words.
-autodoc_typehints = "none"
+autodoc_typehints = "none"  # the signatures' are as_written
 napoleon_attr_annotations = False
 autodoc_member_order = "bysource"
-# References into this project must resolve; those of others would need the network.
+maximum_signature_line_length = 88
+
+# References must resolve: those of others in the lists here, without the network.
+intersphinx_mapping = {
+    "jax": ("https://docs.jax.dev/en/latest/", "inventories/jax.txt"),
+    "optax": ("https://optax.readthedocs.io/en/latest/", "inventories/optax.txt"),
+}
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(jax|numpy|optax|scipy)\..*")]
+nitpick_ignore = [("py:class", "PyTree")]
+# What has no page: NumPy's and Python's names, and our own for a type.
+nitpick_ignore_regex = [
+    ("py:.*", r"(np|numpy|scipy|os)\..*"),
+]
 
 
 def describe_fields(app, what, name, obj, options, lines) -> None:
@@ -76,13 +93,32 @@ def keep_returns_whole(app, what, name, obj, options, lines) -> None:
         lines.insert(i + 1, "  \\")  # joins the next line to this one
 
 
-def let_align_stand_alone(app, doctree) -> None:
-    """MathJax 4 refuses align within the environments that Sphinx puts around it."""
-    for block in doctree.findall(nodes.math_block):
-        block["no-wrap"] = block.astext().lstrip().startswith(r"\begin{align")
+def as_written(app, what, name, obj, options, signature, returns):
+    """Shows types as the source has them: ArrayLike, not the union behind it."""
+    if what != "function":
+        return None
+    function = ast.parse(textwrap.dedent(inspect.getsource(obj))).body[0]
+    returned = function.returns and ast.unparse(function.returns)
+    return f"({ast.unparse(function.args)})", returned
+
+
+to_mathml = LatexToMathML().convert_with_local_state
+
+
+def inline_math(translator, node) -> None:
+    translator.body.append(to_mathml(node.astext(), displaystyle=False))
+    raise nodes.SkipNode
+
+
+def block_math(translator, node) -> None:
+    translator.body.append(translator.starttag(node, "div", CLASS="math"))
+    translator.body.append(to_mathml(node.astext().strip(), displaystyle=True))
+    translator.body.append("</div>")
+    raise nodes.SkipNode
 
 
 def setup(app) -> None:
     for prepare in (describe_fields, keep_returns_whole):  # before napoleon reads them
         app.connect("autodoc-process-docstring", prepare, priority=400)
-    app.connect("doctree-read", let_align_stand_alone)
+    app.connect("autodoc-process-signature", as_written)
+    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
