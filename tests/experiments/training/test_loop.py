@@ -58,7 +58,7 @@ def dataset():
     rng = np.random.default_rng(0)
     splits = {}
     for split, n in (("train", 18), ("test", 5)):
-        splits[f"{split}_images"] = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
+        splits[f"{split}_inputs"] = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
         splits[f"{split}_labels"] = rng.integers(0, 3, n, np.int32)
     return data.Dataset("random", **splits, num_classes=3)
 
@@ -249,7 +249,7 @@ def test_an_epoch_is_traced_once(dataset, trainer, monkeypatch):
 
 
 def test_data_that_the_network_cannot_train_on_are_refused(tiny_images):
-    rule = r"digits-mlp cannot train on the 32 images of .*, of shape \(8, 8, 3\), with"
+    rule = r"digits-mlp cannot train on the 32 inputs of .*, of shape \(8, 8, 3\), with"
     with pytest.raises(UserError, match=rule):
         open_passes(Config(dataset=tiny_images), data_mesh())
 
