@@ -72,8 +72,8 @@ class Sizes:
     eigenpairs: int = 10
     arena: str = "cifar10-vgg16bn"
     rivals: tuple[str, ...] = (
-        *("momentum", "dial-power3", "dial-soft", "gradual-global", "ac-dc", "rigl"),
-        *("grda", "top-kast"),
+        *("momentum", "dial-clipped", "gradual-global", "ac-dc", "rigl", "dial-power3"),
+        *("dial-soft", "grda", "top-kast"),
     )
     sparsities: tuple[float, ...] = (0.9, 0.95)
     seeds: int = 3
