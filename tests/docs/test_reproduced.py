@@ -10,7 +10,7 @@ from experiments.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reproduced.md").read_text()
-OURS = ("cifar10-small-cnn", "digits-")  # not of the paper
+OURS = ("cifar10-small-cnn", "digits-", "text-")  # not of the paper
 
 
 def test_every_row_of_the_paper_has_a_line():
