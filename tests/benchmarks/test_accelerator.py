@@ -97,8 +97,8 @@ def test_the_whole_plan_has_the_paper_in_full_after_what_is_quick():
     named = {piece.name: piece for piece in pieces.pieces(Sizes())}
     kinds = ("optimizer-step-", "training-step-", "connect-", "arena-", "cifar10-vgg16")
     numbers = [sum(name.startswith(kind) for name in named) for kind in kinds]
-    assert numbers == [2, 3, 1, 8, 6]
-    assert [name.startswith(kind) for kind in kinds for name in named].count(True) == 20
+    assert numbers == [2, 3, 1, 9, 6]
+    assert [name.startswith(kind) for kind in kinds for name in named].count(True) == 21
     order = [next(k for k in kinds if name.startswith(k)) for name in named]
     assert [kind for kind, _ in itertools.groupby(order)] == list(kinds)
     config = Sizes("cifar10.npz").config("cifar10-vgg16-mu0.6", seed=1)
