@@ -174,7 +174,7 @@ def test_a_card_does_without_onnx(carded):
     assert "On one thread" not in card.sentence(found)
     assert not list(carded.directory.glob("*.onnx"))
     weights, times = card.sections(found)
-    label = "target 90 %, β = 0.9, p = 3, decay 0.0005, seed 0"
+    label = "target 90 %, clipped at 1, β = 0.9, p = 3, decay 0.0005, seed 0"
     assert weights.title == f"What the zeros are good for: {label}"
     for row in times.table:
         assert row["runtime, threads"].startswith("JAX, ")
