@@ -32,16 +32,15 @@ OPTIONS = {
     "gru-64": {"input_shape": (6,), "width": 8},
 }
 # The other names are of networks that compute as one of these does.
-DISTINCT = (
+OF_IMAGES = (
     "vgg16bn",
     "vgg16bn-authors",
     "wrn28x10",
     "resnet50",
     "keras-cnn",
     "digits-mlp",
-    "transformer-64x2",
-    "gru-64",
 )
+OF_TEXT = ("transformer-64x2", "gru-64")
 
 
 @pytest.fixture(scope="session", params=models.names())
@@ -49,9 +48,15 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=DISTINCT)
+@pytest.fixture(scope="session", params=[*OF_IMAGES, *OF_TEXT])
 def network(request):
     """The name of a network, one for every kind."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=OF_IMAGES)
+def image_network(request):
+    """The name of a network of images, one for every kind."""
     return request.param
 
 

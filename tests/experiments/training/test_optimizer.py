@@ -235,10 +235,13 @@ def test_the_target_is_there_after_half_of_all_steps():
 
     @functools.partial(jax.jit, static_argnums=0)
     def last_state(optimizer):
-        def step(state, _):
-            return optimizer.update(0.1 * params, state, params)[1], None
+        def step(carry, _):
+            weights, state = carry
+            updates, state = optimizer.update(0.1 * params, state, weights)
+            return (optax.apply_updates(weights, updates), state), None
 
-        return jax.lax.scan(step, optimizer.init(params), length=steps)[0]
+        start = params, optimizer.init(params)
+        return jax.lax.scan(step, start, length=steps)[0][1]
 
     found = last_state(make_optimizer(config, steps_per_epoch=20))
     rates = jnp.float32(np.repeat(learning_rates(config), 20))

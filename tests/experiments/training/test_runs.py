@@ -47,7 +47,7 @@ def test_a_comparison_holds_a_pair_a_seed(demo_run, paper_runs):
     assert [pair.grda.config.seed for pair in pairs] == [0, 1]
     method = {"name": "grda", "c": 0.05, "mu": 0.6, "groups": "none"}
     method |= {"momentum": 0.0, "proximal": "soft", "weight_decay": 0.0}
-    method |= {"direction": "gradient", "thresholds": "all"}
+    method |= {"direction": "gradient", "thresholds": "all", "clip_norm": 0.0}
     assert pairs[0].describe() == {
         "model": "digits-mlp",
         "dataset": "digits",

@@ -150,16 +150,16 @@ def test_concatenation_and_flattening_are_offsets_and_strides(build):
 @pytest.fixture
 def tiny_models():
     options = {
-        "vgg16bn": {"image_shape": (8, 8, 3), "blocks": ((4, 4), (8,)), "hidden": 8},
+        "vgg16bn": {"input_shape": (8, 8, 3), "blocks": ((4, 4), (8,)), "hidden": 8},
         "vgg16bn-authors": {
-            "image_shape": (8, 8, 3),
+            "input_shape": (8, 8, 3),
             "blocks": ((4, 4), (8,)),
             "hidden": 8,
         },
-        "wrn28x10": {"image_shape": (8, 8, 3), "depth": 10, "widen_factor": 1},
-        "resnet50": {"image_shape": (32, 32, 3), "stage_sizes": (2,), "width": 4},
-        "keras-cnn": {"image_shape": (10, 10, 3), "widths": (4,), "hidden": 8},
-        "digits-mlp": {"image_shape": (4, 4, 1), "features": (8, 6)},
+        "wrn28x10": {"input_shape": (8, 8, 3), "depth": 10, "widen_factor": 1},
+        "resnet50": {"input_shape": (32, 32, 3), "stage_sizes": (2,), "width": 4},
+        "keras-cnn": {"input_shape": (10, 10, 3), "widths": (4,), "hidden": 8},
+        "digits-mlp": {"input_shape": (4, 4, 1), "features": (8, 6)},
     }
 
     def build(name):
@@ -170,7 +170,7 @@ def tiny_models():
         )
         model.eval()
         graphdef, state = nnx.split(model)
-        images = jax.ShapeDtypeStruct((2, *options[name]["image_shape"]), jnp.float32)
+        images = jax.ShapeDtypeStruct((2, *options[name]["input_shape"]), jnp.float32)
         return lambda s, x: nnx.merge(graphdef, s)(x), state, (images,)
 
     return build
