@@ -151,7 +151,7 @@ def _draw(
     points = sorted(_by(rows, "sparsity").items())
     x = [100 * np.mean([row["zeros"] for row in runs]) for _, runs in points]
     values = [[scale * row[name] for row in runs] for _, runs in points]
-    mean = np.mean(values, 1)
+    mean = np.array([np.mean(of) for of in values])  # of as many seeds as there are yet
     error = np.array([np.std(of) / len(of) ** 0.5 for of in values])
     style = {"marker": "o", "linewidth": 2.2}
     if family == "rival":

@@ -1,5 +1,6 @@
 """What the arena shows of its rows."""
 
+import numpy as np
 import pytest
 
 from experiments.analyses import arena
@@ -106,3 +107,10 @@ def test_of_text_the_test_loss_is_shown_too():
     cells = shown["Test loss: net, single weights"].table
     assert [cell["method"] for cell in cells] == ["AdamW, dense", "dial, soft, Adam"]
     assert cells[1]["90 %"] == "1.5050±0.0050"
+
+
+def test_a_method_that_has_not_all_its_seeds_yet_is_drawn():
+    rows = rows_of("dial-soft", 0.97, seeds=2)
+    rows += rows_of("dial-soft", 0.95, sparsity=0.98, seeds=1)
+    line, *_ = arena.figure(rows, "test_accuracy", "accuracy").axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), [0.975, 0.95])
