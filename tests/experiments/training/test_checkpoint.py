@@ -281,7 +281,7 @@ def test_checkpoints_are_written_one_after_the_other(tmp_path):
     checkpoints = checkpoints_of(tmp_path, keep=2)
     for step in (1, 2, 3):
         checkpoints.begin(at_step(start(), step))
-        assert set(checkpoints.steps) >= {*range(max(1, step - 2), step)}
+        assert step == 1 or step - 1 in checkpoints.steps
     checkpoints.close()
     assert checkpoints.steps == [2, 3]
 
