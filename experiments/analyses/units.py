@@ -168,17 +168,22 @@ def mean(rows: Rows, field: str) -> float:
 
 def sentence(found: Found) -> str:
     """What the largest sparsity leaves, and what that is worth untrained."""
-    largest, found_there = max(row["asked"] for row in found["rows"]), []
-    some = [r for r in found["rows"] if r["asked"] == largest or r["way"] == DENSE]
-    for cells in table(some):
-        text = f"{cells['parameters']} parameters at {cells['test, %']} % test accuracy"
-        if cells["from scratch, %"]:
-            text += f", {cells['from scratch, %']} % where trained from scratch"
-        found_there.append(f"{text} ({cells['made zero']})")
+    rows = found["rows"]
+    largest = max(row["asked"] for row in rows)
+    [dense] = map(_in_words, table([row for row in rows if row["way"] == DENSE]))
+    left = map(_in_words, table([row for row in rows if row["asked"] == largest]))
     return (
-        f"Once units that cannot matter are cut out, {largest:.0%} of zeros leave "
-        f"{listed(found_there)}."
+        f"Of {dense}, {largest:.0%} of zeros leave, once units that cannot matter are "
+        f"cut out, {listed(list(left))}."
     )
+
+
+def _in_words(cells: dict[str, str]) -> str:
+    """A row of the table."""
+    text = f"{cells['parameters']} parameters at {cells['test, %']} % test accuracy"
+    if cells["from scratch, %"]:
+        text += f", {cells['from scratch, %']} % where trained from scratch"
+    return f"{text} ({cells['made zero']})"
 
 
 def sections(found: Found) -> Iterator[Section]:
@@ -228,8 +233,8 @@ def table(rows: Rows) -> Cells:
 
 def figure(rows: Rows) -> Figure:
     """Test error by the parameters left, and by the time of one image."""
-    scales = {"parameters left": ("parameters", 1.0)} | {
-        f"ms in {runtime}": (field, 1e3)
+    scales = {"parameters left": ("parameters", 1.0, "log")} | {
+        f"ms in {runtime}": (field, 1e3, "linear")
         for runtime, field in RUNTIMES.items()
         if field in rows[0]
     }
@@ -237,7 +242,7 @@ def figure(rows: Rows) -> Figure:
     lines: dict[tuple[str, bool], list[Rows]] = {}
     for (way, from_scratch, _), mine in by_setting(rows).items():
         lines.setdefault((way, from_scratch), []).append(mine)
-    for ax, (label, (field, factor)) in zip(axes, scales.items(), strict=True):
+    for ax, (label, (field, factor, scale)) in zip(axes, scales.items(), strict=True):
         for (way, from_scratch), points in lines.items():
             x = [factor * mean(mine, field) for mine in points]
             y = [100 * (1 - mean(mine, "test_accuracy")) for mine in points]
@@ -248,7 +253,9 @@ def figure(rows: Rows) -> Figure:
             ax.plot(x, y, "o-", **style, label=LABELS[way])
             for mine, *point in zip(points, x, y, strict=True):
                 note(ax, f"{100 * mine[0]['asked']:g}", point)
-        ax.set(xscale="log", xlabel=label, yscale="log", ylabel="test error, %")
+        ax.set(xscale=scale, xlabel=label, yscale="log", ylabel="test error, %")
+        if scale == "linear":
+            ax.set_xlim(left=0)
         ax.yaxis.set_major_formatter("{x:g}")
     axes[0].set_title("made zero; beside the points: % asked for")
     return figure_of(axes)

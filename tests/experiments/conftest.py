@@ -4,7 +4,6 @@ import fcntl
 import functools
 import os
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,21 +17,6 @@ def shared_directory(tmp_path_factory):
     """A temporary directory that all workers of this session of tests share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(shared_directory):
-    """Compiles a program once, for all tests and the processes that they start."""
-    options = {
-        "jax_compilation_cache_dir": str(shared_directory / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
 
 
 @pytest.fixture(scope="session")
