@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_number(
@@ -18,8 +19,11 @@ def check_number(
 ) -> None:
     """Raises unless value is a finite real number for which the rule holds.
 
-    Arrays without axes pass, since they may be traced, and schedules where they may be.
+    JAX's arrays without axes pass, since they may be traced, or still be computed; and
+    schedules where they may be.
     """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         if not (math.isfinite(value) and holds(float(value))):
             raise ValueError(f"{name} must be {rule}, got {value}")

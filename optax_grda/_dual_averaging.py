@@ -28,8 +28,8 @@ class Law(NamedTuple):
     A law may keep arrays of its own between steps, in any pytree: its ``law_state``.
     """
 
-    # accumulator at init -> (threshold L_0, law_state). The threshold is a scalar of
-    # at least float32.
+    # accumulator at init -> (threshold L_0 >= 0, law_state). Whatever its dtype, the
+    # threshold becomes float32, or float64 where a parameter is.
     init: Callable[[PyTree], tuple[jax.Array, PyTree]]
     # (L_{n-1}, law_state, n, gamma, weights w_{n-1}) -> (L_n, law_state), in the same
     # dtypes. gamma is the learning rate gamma_n, with momentum gamma_n / (1 - beta):
@@ -154,9 +154,8 @@ def dual_averaging(
         )
     proximal = soft if proximal is None else proximal
 
-    def pace(count: jax.Array, threshold: jax.Array) -> jax.Array:
-        """gamma'_n, in the dtype of the threshold."""
-        gamma = value_at(learning_rate, count, threshold.dtype)
+    def pace(gamma: jax.Array) -> jax.Array:
+        """gamma'_n."""
         if momentum is None:
             return gamma
         return gamma / (1 - jnp.asarray(momentum).astype(gamma.dtype))
@@ -164,11 +163,13 @@ def dual_averaging(
     def init_fn(params: optax.Params) -> DualAveragingState:
         accumulator = _copy_to_accumulator(params, accumulator_dtype)
         threshold, law_state = law.init(accumulator)
+        check_number("law.init's threshold", threshold, ">= 0", lambda x: x >= 0)
+        threshold = jnp.asarray(threshold, threshold_dtype(accumulator))
         # In the types that a step will give them: inside shard_map, of what differs
         # between devices as soon as c or the learning rate does.
         count = jnp.zeros((), jnp.int32)
-        gamma = pace(count, threshold)
-        stepped = law.step(threshold, law_state, count + 1, gamma, params)
+        rate = pace(value_at(learning_rate, count, threshold.dtype))
+        stepped = law.step(threshold, law_state, count + 1, rate, params)
         threshold, law_state = jax.tree.map(
             lambda start, after: jnp.where(True, start, after),
             (threshold, law_state),
@@ -186,7 +187,7 @@ def dual_averaging(
         del extra_args
         _check_trees(updates, state.accumulator, params)
         gamma = value_at(learning_rate, state.count, state.threshold.dtype)
-        rate = pace(state.count, state.threshold)
+        rate = pace(gamma)
         count = jnp.asarray(optax.safe_increment(state.count))
         threshold, law_state = law.step(
             state.threshold, state.law_state, count, rate, params
@@ -241,11 +242,7 @@ def grda_params(
       dtype(bfloat16)
     """
 
-    def is_dual_average(node):
-        return isinstance(node, DualAveragingState)
-
-    nodes = jax.tree.leaves(state, is_leaf=is_dual_average)
-    found = [node for node in nodes if is_dual_average(node)]
+    found = dual_averages(state)
     if len(found) != 1:
         raise ValueError(f"state must hold one DualAveragingState, got {len(found)}")
     # Flax boxes the arrays of a state in variables of its own.
@@ -253,6 +250,15 @@ def grda_params(
     accumulator = _in_structure_of(params, found[0].accumulator)
     proximal = soft if proximal is None else proximal
     return weights_at(accumulator, threshold, params, proximal)
+
+
+def dual_averages(state: optax.OptState) -> list[DualAveragingState]:
+    """Those in the state of an optimizer around them, in its order."""
+
+    def is_one(node: Any) -> bool:
+        return isinstance(node, DualAveragingState)
+
+    return [node for node in jax.tree.leaves(state, is_leaf=is_one) if is_one(node)]
 
 
 def weights_at(

@@ -12,11 +12,13 @@ import numpy as np
 import optax
 
 from optax_grda._checks import check_integer, check_number
-from optax_grda._dual_averaging import DualAveragingState
+from optax_grda._dual_averaging import dual_averages
 from optax_grda._paths import weights_of
 from optax_grda._sparsity import sparsity
 
 PyTree = Any
+
+MOVES = 32  # steps in which an optimizer moves, if it does
 
 
 class Health(NamedTuple):
@@ -95,7 +97,7 @@ target_sparsity asks for, or let it rise more slowly']
     """
     check_number("jump", jump, "in (0, 1]", lambda x: 0 < x <= 1)
     if previous is None:
-        previous = Health(jnp.array(True), record.sparsity, {})
+        previous = Health(jnp.array(True), jnp.zeros(()), {})
     elif previous.kernels.keys() != record.kernels.keys():
         raise ValueError(
             f"previous must be of the params of record, {sorted(record.kernels)}: got "
@@ -122,11 +124,13 @@ target_sparsity asks for, or let it rise more slowly']
                 f"{name} went from {before:.1%} to {now:.1%} zeros: {remedy}, or let "
                 "it rise more slowly"
             )
+    if not record.kernels and record.sparsity == 1 and previous.sparsity < 1:
+        warnings.append(f"all weights are zero: {remedy}")
     return warnings
 
 
 def check_descent(
-    optimizer: optax.GradientTransformation, params: optax.Params
+    optimizer: optax.GradientTransformation, params: optax.Params, **extra_args
 ) -> None:
     """Raises if what comes before gRDA in a chain makes it climb.
 
@@ -134,17 +138,19 @@ def check_descent(
     what :func:`optax.scale_by_adam` makes of it, and go against it.
     :func:`optax.sgd`, :func:`optax.adam` and all other whole optimizers have turned
     the sign and scaled it: chained before gRDA, they make the loss climb, without a
-    word. Two steps from the same start, under a gradient of ones and one of minus ones,
-    tell: take them once, before training.
+    word. Steps from the same start, under gradients of ones and of minus ones, tell:
+    take them once, before training.
 
     Args:
       optimizer: an Optax optimizer with :func:`optax_grda.grda` or another
         :func:`optax_grda.dual_averaging` somewhere in it.
       params: pytree of concrete arrays. They are not changed.
+      **extra_args: what ``optimizer.update`` needs besides, such as ``value``.
 
     Raises:
-      ValueError: if the accumulator moves along the gradient, or there is none. (One
-        that does not move, as in a warm-up that starts from 0, tells nothing.)
+      ValueError: if the accumulator moves along the gradient; if there is none; or if
+        it has not moved after 32 steps, be it that the steps are lost in rounding, or
+        that a warm-up or :class:`optax.MultiSteps` takes longer.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -158,27 +164,36 @@ def check_descent(
       ...     print(str(error).partition(":")[0])
       optimizer must give gRDA a direction, not a step
     """
-    state = optimizer.init(params)
+    optimizer = optax.with_extra_args_support(optimizer)
+    if not dual_averages(optimizer.init(params)):
+        raise ValueError("optimizer must hold grda or another dual averaging")
 
-    def moved(sign: float) -> jax.Array:
+    def step(sign: float, weights: optax.Params, state: optax.OptState):
         gradient = jax.tree.map(lambda p: jnp.full_like(p, sign), params)
-        _, after = optimizer.update(gradient, state, params)
-        nodes = jax.tree.leaves(after, is_leaf=_is_dual_average)
-        averages = [node.accumulator for node in nodes if _is_dual_average(node)]
-        if not averages:
-            raise ValueError("optimizer must hold grda or another dual averaging")
-        return jnp.asarray(optax.tree.sum(jax.tree.map(jnp.real, averages)))
+        updates, state = optimizer.update(gradient, state, weights, **extra_args)
+        return optax.apply_updates(weights, updates), state
 
-    if moved(1.0) > moved(-1.0):
-        raise ValueError(
-            "optimizer must give gRDA a direction, not a step: what comes before it in "
-            "the chain has turned the sign, as optax.sgd and optax.adam do, so that "
-            "the loss would climb. Chain optax.trace or optax.scale_by_adam instead"
-        )
+    def accumulators(state: optax.OptState) -> list[jax.Array]:
+        return jax.tree.leaves([node.accumulator for node in dual_averages(state)])
 
-
-def _is_dual_average(node: Any) -> bool:
-    return isinstance(node, DualAveragingState)
+    up = down = params, optimizer.init(params)
+    for _ in range(MOVES):
+        up, down = step(1.0, *up), step(-1.0, *down)
+        pairs = zip(accumulators(up[1]), accumulators(down[1]), strict=True)
+        apart = float(sum(jnp.sum(jnp.real(v - w)) for v, w in pairs))
+        if apart > 0:
+            raise ValueError(
+                "optimizer must give gRDA a direction, not a step: what comes before "
+                "it in the chain has turned the sign, as optax.sgd and optax.adam do, "
+                "so that the loss would climb. Chain optax.trace or "
+                "optax.scale_by_adam instead"
+            )
+        if apart < 0:
+            return
+    raise ValueError(
+        f"optimizer must move the accumulator within {MOVES} steps to be checked, and "
+        "did not"
+    )
 
 
 def predicted_threshold(

@@ -55,7 +55,7 @@ def epoch(state, batches):
             return jnp.mean(wrong(logits, digits[rows]))
 
         state = state.apply_gradients(grads=jax.grad(loss)(state.params))
-        return state, optax.tree.get(state.opt_state, "sparsity")
+        return state, optax.tree.get(state.opt_state, "reached")
 
     return jax.lax.scan(step, state, batches)
 

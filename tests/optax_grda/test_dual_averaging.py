@@ -197,6 +197,41 @@ def test_chains_that_climb_are_told():
         check_descent(optax.sgd(0.1), params)
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_chains_that_climb_are_told_in_a_warmup_and_between_steps():
+    params = {"kernel": jnp.ones((2, 2)), "bias": -jnp.ones(2)}
+    rate = optax.warmup_cosine_decay_schedule(0.0, 0.05, 15, 300)
+    right = optax.chain(optax.scale_by_adam(), grda(rate))
+    wrong = optax.chain(optax.adam(rate), grda(0.1))
+    check_descent(right, params)
+    check_descent(optax.MultiSteps(right, 4).gradient_transformation(), params)
+    for optimizer in wrong, optax.MultiSteps(wrong, 4).gradient_transformation():
+        with pytest.raises(ValueError, match="must give gRDA a direction"):
+            check_descent(optimizer, params)
+    lost_in_rounding = optax.chain(optax.scale(1e-9), grda(0.1))
+    with pytest.raises(ValueError, match="must move the accumulator within 32 steps"):
+        check_descent(lost_in_rounding, params)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_chains_that_need_more_than_gradients_are_checked_with_it():
+    params = {"kernel": jnp.ones((2, 2))}
+    optimizer = optax.chain(optax.contrib.reduce_on_plateau(), grda(0.1))
+    check_descent(optimizer, params, value=jnp.float32(1.0))
+
+
+def test_a_law_without_a_threshold_is_told():
+    def law(threshold):
+        return Law(lambda v: (threshold, ()), lambda L, s, *_: (L, s))
+
+    params = {"kernel": jnp.ones((2, 2))}
+    state = dual_averaging(0.1, law(0.5)).init(params)
+    assert state.threshold == 0.5 and state.threshold.dtype == jnp.float32
+    for threshold, error in (-1.0, ValueError), (None, TypeError):
+        with pytest.raises(error, match="law.init's threshold must be"):
+            dual_averaging(0.1, law(threshold)).init(params)
+
+
 def test_update_keeps_no_temporary_of_the_size_of_a_parameter_with_groups():
     optimizer = grda(0.1, proximal=MAPS["groups"])
     params = {"kernel": jnp.ones((1000, 100)), "more": jnp.ones((1000, 100))}

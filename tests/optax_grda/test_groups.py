@@ -198,7 +198,7 @@ def test_target_sparsity_is_reached_by_whole_units():
     weights, state = train(optimizer, kernel, 400)
     dead = np.all(np.asarray(weights) == 0, axis=0)
     assert dead.mean() == sparsity(weights)
-    assert state.law_state.sparsity == pytest.approx(0.8, abs=0.02)  # two units
+    assert state.law_state.reached == pytest.approx(0.8, abs=0.02)  # two units
 
 
 def test_proximal_can_be_static_under_inject_hyperparams():

@@ -48,6 +48,14 @@ def test_dead_kernel_is_named_with_what_to_lower():
     assert "lower c or mu of grda" in warning
 
 
+def test_a_model_without_kernels_that_is_all_zero_is_told_once():
+    alive, dead = health({"w": jnp.ones(3)}), health({"w": jnp.zeros(3)})
+    for previous in alive, None:
+        [warning] = health_warnings(dead, previous)
+        assert warning.startswith("all weights are zero: lower c or mu of grda")
+    assert health_warnings(dead, dead) == []
+
+
 def test_dead_kernel_is_named_once():
     alive, dead = health(network()), health(network(head=jnp.zeros((5, 2))))
     assert len(health_warnings(dead, alive)) == 1

@@ -15,6 +15,7 @@ from optax_grda import (
     sparsity_ramp,
     target_sparsity,
 )
+from optax_grda.proximal import n_of_m
 
 SIZE = 1000
 # The sparsity settles within an entry or two of the target; half an entry for rounding.
@@ -65,7 +66,7 @@ def test_steps_follow_the_equations():
         reached = np.mean(np.abs(v) <= threshold)
         # Entries within rounding of the threshold may fall on either side of it, and
         # so shift the threshold by an entry's share.
-        assert state.law_state.sparsity == pytest.approx(before, abs=ENTRIES)
+        assert state.law_state.reached == pytest.approx(before, abs=ENTRIES)
         assert state.threshold == pytest.approx(threshold, rel=0.01)
     assert state.count == 30
     assert reached > 0.7
@@ -106,6 +107,18 @@ def test_target_may_fall_and_wait_at_zero():
     assert reached[699] == pytest.approx(0.5, abs=ENTRIES)
 
 
+def test_a_target_out_of_reach_can_be_left_again():
+    def schedule(count):
+        return jnp.where(count < 300, 0.9, 0.2)  # of which 2:4 allows the second alone
+
+    optimizer = target_sparsity(0.1, schedule, proximal=n_of_m(2, 4, axis=0))
+    params = {"w": jax.random.normal(jax.random.key(0), (SIZE,))}
+    _, state, reached = run(optimizer, params, 1000)
+    assert reached[299] == 0.5
+    assert reached[-1] == pytest.approx(0.2, abs=0.01)
+    assert jnp.isfinite(state.threshold)
+
+
 def test_params_that_start_at_zero_come_to_the_target():
     rng = np.random.default_rng(1)
     push = jnp.asarray(rng.standard_normal(SIZE), jnp.float32)
@@ -121,7 +134,7 @@ def test_state_tells_the_sparsity_of_the_params_that_a_step_was_given(dtype):
     )
     assert all(leaf.dtype == dtype for leaf in params.values())
     assert state.threshold.dtype == jnp.float32
-    np.testing.assert_allclose(state.law_state.sparsity, reached[-2], rtol=1e-6)
+    np.testing.assert_allclose(state.law_state.reached, reached[-2], rtol=1e-6)
     np.testing.assert_allclose(
         reached[-1], sparsity(grda_params(state, params, None)), rtol=1e-6
     )
@@ -131,13 +144,13 @@ def test_a_weight_that_is_not_a_number_is_seen_in_the_count():
     optimizer = target_sparsity(0.1, 0.9)
     params = jnp.array([1.0, jnp.nan, 0.0])
     _, state = optimizer.update(params, optimizer.init(params), params)
-    assert jnp.isnan(state.law_state.sparsity)
+    assert jnp.isnan(state.law_state.reached)
 
 
 def test_complex_entries_are_counted_once():
     optimizer = target_sparsity(0.1, 0.9)
     params = jnp.array([1.0 + 1.0j, 0.3j, 0.0, -1e-20])
-    assert optimizer.init(params).law_state.sparsity == 0.25
+    assert optimizer.init(params).law_state.reached == 0.25
 
 
 def digits():
@@ -308,7 +321,7 @@ def test_label_without_leaves_has_nothing_to_make_zero():
     optimizer = target_sparsity(0.1, 0.9)
     updates, state = optimizer.update({}, optimizer.init({}), {})
     assert updates == {}
-    assert state.law_state.sparsity == 0
+    assert state.law_state.reached == 0
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_the_target_is_there_after_half_of_all_steps():
     expected = target_sparsity(lambda n: rates[n], sparsity_ramp(0.7, steps // 2))
     expected = last_state(expected)
     assert optax.tree.get(found, "threshold") == expected.threshold
-    assert float(optax.tree.get(expected, "sparsity")) == pytest.approx(0.7, abs=0.01)
+    assert float(optax.tree.get(expected, "reached")) == pytest.approx(0.7, abs=0.01)
 
 
 def test_settings_may_be_traced():
