@@ -20,9 +20,10 @@ from experiments.training.config import Config
 from experiments.training.devices import fully_sharded, loops_are_slow, replicated
 from experiments.training.errors import UserError
 from experiments.training.optimizer import make_optimizer, make_weights
-from optax_grda import sparsity
+from optax_grda.diagnostics import Health, health
 
 PyTree = Any
+Report = tuple[dict[str, jax.Array], Health]  # of an epoch: see Trainer.report
 
 
 class TrainState(NamedTuple):
@@ -117,34 +118,37 @@ class Trainer:
         key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
         return jax.random.permutation(key, self.num_examples)
 
-    def report(
-        self, state: TrainState, steps: Metrics, tested: Metrics
-    ) -> dict[str, jax.Array]:
-        """Scalars that say how an epoch went, for metrics.jsonl.
-
-        The running loss and accuracy are means over the inputs of what each step saw,
-        in training mode; those on the test inputs are of the parameters at the end.
+    def report(self, state: TrainState, steps: Metrics, tested: Metrics) -> Report:
+        """Says how an epoch went.
 
         Args:
           state: training state, at the end of the epoch.
           steps: the metrics of its last steps, shape (at most steps_per_epoch,): of all
             of them, unless the run was resumed within the epoch.
           tested: what evaluate returns for the state.
+
+        Returns:
+          Scalars for metrics.jsonl, and the health of the weights. The running loss and
+          accuracy are means over the inputs of what each step saw, in training mode;
+          those on the test inputs are of the weights at the end.
         """
         sizes = jnp.full(self.steps_per_epoch, self.batch_size, jnp.float32)
         sizes = sizes.at[-1].add(self.num_examples - sizes.sum())
         sizes = sizes[-len(steps.loss) :]
         running = jax.tree.map(lambda m: m @ sizes / sizes.sum(), steps)
+        record = health(state.params)
         scalars = {
             "step": state.step,
             "train_loss_running": running.loss,
             "train_accuracy_running": running.accuracy,
             "test_loss": tested.loss,
             "test_accuracy": tested.accuracy,
-            "sparsity": sparsity(state.params),
+            "sparsity": record.sparsity,
         }
         threshold = optax.tree.get(state.opt_state, "threshold")
-        return scalars if threshold is None else scalars | {"threshold": threshold}
+        if threshold is not None:
+            scalars["threshold"] = threshold
+        return scalars, record
 
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array

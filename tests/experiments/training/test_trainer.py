@@ -212,7 +212,8 @@ def test_the_last_batch_counts_by_its_size_in_the_epochs_means():
     trainer = tiny_trainer(101, batch_size=16)
     values, tested = jnp.arange(7.0), Metrics(jnp.ones(()), jnp.zeros(()))
     steps = Metrics(loss=values, accuracy=-values)
-    row = jax.jit(trainer.report)(start()._replace(step=jnp.int32(28)), steps, tested)
+    state = start()._replace(step=jnp.int32(28))
+    row, _ = jax.jit(trainer.report)(state, steps, tested)
     mean = np.average(np.arange(7), weights=[16] * 6 + [5])
     assert float(row["train_loss_running"]) == pytest.approx(mean, rel=1e-6)
     assert float(row["train_accuracy_running"]) == pytest.approx(-mean, rel=1e-6)
@@ -224,7 +225,7 @@ def test_only_methods_with_a_threshold_report_it():
     for method in (Sgd(), Grda(), Target()):
         trainer = make_trainer(Config(method=method), 10, 32)
         state = jax.eval_shape(trainer.init, 0)
-        row = jax.eval_shape(trainer.report, state, one, one)
+        row, _ = jax.eval_shape(trainer.report, state, one, one)
         assert ("threshold" in row) == method.is_sparse
 
 
