@@ -24,13 +24,8 @@ from experiments.training.devices import (
 )
 from experiments.training.directory import progress_bar
 from experiments.training.errors import UserError
-from experiments.training.trainer import (
-    Metrics,
-    Report,
-    Trainer,
-    TrainState,
-    make_trainer,
-)
+from experiments.training.objective import Metrics
+from experiments.training.trainer import Report, Trainer, TrainState, make_trainer
 from optax_grda.diagnostics import Health, health
 
 STEPS_BETWEEN_QUESTIONS = 100  # whether to stop, where the host hands over batches

@@ -37,8 +37,9 @@ from experiments.training.loop import (
     run_epochs,
     train_together,
 )
+from experiments.training.objective import Metrics
 from experiments.training.optimizer import learning_rates
-from experiments.training.trainer import Metrics, Trainer, TrainState, make_trainer
+from experiments.training.trainer import Trainer, TrainState, make_trainer
 from optax_grda import sparsity_report
 from optax_grda.diagnostics import health_warnings
 
