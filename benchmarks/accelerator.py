@@ -4,10 +4,11 @@
 
 Does what is missing in benchmarks/results/accelerator and ends within the time, in the
 order of benchmarks.pieces: optimizer steps with the bandwidth they achieve, training
-steps beside SGD's, the way between two solutions, methods in the arena, and runs of the
-paper in full. Each piece leaves NAME.json there, with hardware, versions and date, and
-perhaps a directory NAME of what else is worth keeping, such as weights. The exit code
-is 75 as long as pieces are left: the same command goes on.
+steps beside SGD's, the way between two solutions, methods in the arena, runs of the
+paper in full, and a transformer beside its dense twin. Each piece leaves NAME.json
+there, with hardware, versions and date, and perhaps a directory NAME of what else is
+worth keeping, such as weights. The exit code is 75 as long as pieces are left: the same
+command goes on.
 
 An .npz file (experiments.data.load says of which arrays) needs neither TensorFlow
 Datasets nor Grain. Where there are both, this makes one of CIFAR-10::

@@ -28,6 +28,7 @@ from experiments.training.directory import read_json, read_metrics, write_json
 from experiments.training.errors import UserError
 from experiments.training.presets import PRESETS
 from experiments.training.runs import Run
+from experiments.training.text import LENGTH, STDLIB
 from optax_grda import packing
 
 Result = dict[str, Any]  # plain, as in a JSON file; "rows", if any, are a table's
@@ -60,12 +61,20 @@ class Sizes:
     dataset: str = "cifar10"  # CIFAR-10 or an .npz file, as of data.load
     data_dir: Path | None = None  # where TFDS keeps its data sets
     images: int = 50_000  # that it has to train on
-    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of all runs
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of their runs
+    text: str = STDLIB  # or a folder
+    windows: int = 16_383  # of it, to train on
+    transformer: str = "text-384x6"  # a preset, beside which NAME-adam is trained
     optimizer_steps: tuple[str, ...] = ("vgg16", "resnet50")
-    training_steps: tuple[str, ...] = ("vgg16", "resnet50", "wrn28x10")
+    training_steps: tuple[str, ...] = (
+        "vgg16",
+        "resnet50",
+        "wrn28x10",
+        "transformer-384x6",
+    )
     steps: int = 20  # of one timing
     rounds: int = 20
-    batch_size: int | None = None  # of training steps; by default the paper's
+    batch_size: int | None = None  # of training steps; by default the preset's
     pair_epochs: int = 30  # of the short pair
     bend_epochs: int = 6
     points: int = 11
@@ -79,14 +88,17 @@ class Sizes:
     seeds: int = 3
 
     def config(self, preset: str, **changes) -> Config:
-        """A run of the paper in bfloat16, or of the size of this."""
-        config = PRESETS[preset]
-        changes = {"dataset": self.dataset, "dtype": "bfloat16"} | changes
-        return dataclasses.replace(config, **(changes | self.changes))
+        """A run of a preset in bfloat16, of the size of this."""
+        config, changes = PRESETS[preset], {"dtype": "bfloat16"} | changes
+        if train_step.is_text(config):
+            changes |= {"dataset": self.text}
+        else:
+            changes = {"dataset": self.dataset} | changes | self.changes
+        return dataclasses.replace(config, **changes)
 
 
 def tiny(scratch: Path) -> Sizes:
-    """Sizes with which all pieces take seconds on a CPU; writes the images."""
+    """Sizes with which all pieces take seconds on a CPU; writes images and texts."""
     path, rng = scratch / "random.npz", np.random.default_rng(0)
     np.savez(
         path,
@@ -95,13 +107,20 @@ def tiny(scratch: Path) -> Sizes:
         test_images=rng.integers(0, 256, (32, 8, 8, 1), np.uint8),
         test_labels=np.arange(32) % 10,
     )
+    text = scratch / "text"
+    text.mkdir(exist_ok=True)
+    for name in ("one", "two"):
+        (text / name).write_bytes(rng.bytes(40 * LENGTH + 1))
     changes = {"model": "digits-mlp", "augmentation": "none", "epochs": 2}
     return Sizes(
         dataset=str(path),
         images=96,
         changes=changes,
+        text=str(text),
+        windows=40,
+        transformer="text-64x2",
         optimizer_steps=("digits-mlp",),
-        training_steps=("digits-mlp",),
+        training_steps=("digits-mlp", "transformer-64x2"),
         steps=2,
         rounds=2,
         batch_size=8,
@@ -127,6 +146,7 @@ def pieces(sizes: Sizes) -> list[Piece]:
         *(_run(f"{vgg16}-mu{mu}", sizes) for mu in (0.7, 0.51, 0.4)),
         *(_run(f"{vgg16}-{row}", sizes, "-seed1", seed=1) for row in ("sgd", "mu0.6")),
         _run(f"{vgg16}-mu0.6", sizes, "-units", method=units),
+        *(_run(sizes.transformer + twin, sizes) for twin in ("", "-adam")),
     ]
 
 
@@ -248,7 +268,7 @@ def _arena(method: str, sizes: Sizes) -> Piece:
 
 
 def _run(preset: str, sizes: Sizes, suffix: str = "", **changes) -> Piece:
-    """A run of the paper in full, or with changes that a suffix names."""
+    """A run of a preset in full, or with changes that a suffix names."""
     name, config = preset + suffix, sizes.config(preset, **changes)
 
     def run(job: Job) -> Result:
@@ -262,7 +282,7 @@ def _run(preset: str, sizes: Sizes, suffix: str = "", **changes) -> Piece:
         keep_weights(Run(directory, sizes.data_dir).state().params, job.keep)
         metrics = read_metrics(directory)
         return {
-            "rows": [_row(name, preset, metrics)],
+            "rows": [{"run": name, **_row(preset, metrics)}],
             "config": read_json(directory / "config.json"),
             "summary": read_json(directory / "summary.json"),
             "metrics": [
@@ -273,18 +293,27 @@ def _run(preset: str, sizes: Sizes, suffix: str = "", **changes) -> Piece:
     return Piece(name, lambda: _run_seconds(config, sizes, config.epochs), run)
 
 
-def _row(name: str, preset: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a run ended with, beside what the authors' did."""
-    theirs = authors.summary(PRESETS[preset])
-    speeds = [row["examples_per_second"] for row in metrics]
+def _row(preset: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run ended with; of images, beside what the authors' did."""
+    last, config = metrics[-1], PRESETS[preset]
+    zero = f"{100 * last['sparsity']:.2f}"
+    speed = f"{np.median([row['examples_per_second'] for row in metrics]):.0f}"
+    if train_step.is_text(config):
+        return {
+            "epochs": last["epoch"],
+            "nats a byte": f"{last['test_loss']:.3f}",
+            "perplexity": f"{np.exp(last['test_loss']):.3f}",
+            "zero %": zero,
+            "texts/s, median": speed,
+        }
+    theirs = authors.summary(config)
     return {
-        "run": name,
-        "epochs": metrics[-1]["epoch"],
-        "top-1 %": f"{100 * metrics[-1]['test_accuracy']:.2f}",
+        "epochs": last["epoch"],
+        "top-1 %": f"{100 * last['test_accuracy']:.2f}",
         "authors' top-1 %": plus_minus(theirs, "test_acc_pct", 1),
-        "zero %": f"{100 * metrics[-1]['sparsity']:.2f}",
+        "zero %": zero,
         "authors' zero %": plus_minus(theirs, "sparsity", 100),
-        "images/s, median": f"{np.median(speeds):.0f}",
+        "images/s, median": speed,
     }
 
 
@@ -321,7 +350,8 @@ def _run_seconds(config: Config, sizes: Sizes, epochs: int) -> float:
     compiling, step = probe(config)
     # An epoch is compiled for whole batches and for the rest; evaluation takes about as
     # long as a loop saves, which does not return to Python after a step.
-    return 2 * compiling + epochs * -(-sizes.images // config.batch_size) * step
+    inputs = sizes.windows if train_step.is_text(config) else sizes.images
+    return 2 * compiling + epochs * -(-inputs // config.batch_size) * step
 
 
 def probe(config: Config) -> tuple[float, float]:

@@ -3,12 +3,13 @@
     python -m benchmarks.train_step [--networks vgg16 wrn28x10] [--dtype bfloat16]
 
 Each network takes the steps of its preset, augmentation included, on a resident batch
-of random images, the optimizers in turn in one process. Goal: on a GPU at the paper's
-batch sizes, gRDA at most 1.02 of SGD's time and one copy of the parameters more.
+of random images or texts, the optimizers in turn in one process. Goal: on a GPU at the
+paper's batch sizes, gRDA at most 1.02 of SGD's time and one copy of the parameters
+more.
 
 Where the device's peak is known (benchmarks.roofline has a table, for bfloat16), the
-share of its floating-point operations that a step uses stands beside, and the images a
-second that the roofline allows. For other devices, give --peak 312 2039: 1e12
+share of its floating-point operations that a step uses stands beside, and the examples
+a second that the roofline allows. For other devices, give --peak 312 2039: 1e12
 operations and GB of memory a second.
 """
 
@@ -35,7 +36,7 @@ from experiments.training.trainer import make_trainer
 
 # In order of memory: see device_peak.
 OPTIMIZERS = {"SGD": "sgd", "gRDA": "grda", "momentum SGD": "momentum"}
-CLASSES = {"imagenet2012": 1000, "cifar100": 100}  # others have 10
+CLASSES = {"imagenet2012": 1000, "cifar100": 100}  # other images have 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Options:
     networks: tuple[str, ...] = ("keras-cnn", "vgg16", "wrn28x10", "resnet50")
     """Networks to train, in order of memory, as device_peak needs it."""
     batch_size: int | None = None
-    """Images a step; by default the paper's, 128, and 256 for ResNet-50."""
+    """Images or texts a step; by default its preset's: the paper's, 128, and 256 for
+    ResNet-50."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations."""
     steps: int = 1
@@ -104,18 +106,24 @@ def preset(network: str, **changes) -> Config:
     return dataclasses.replace(known[network], **changes)
 
 
+def is_text(config: Config) -> bool:
+    """Whether a network reads texts, not images."""
+    return len(models.spec(config.model).input_shape) == 1
+
+
 def num_classes(config: Config) -> int:
-    """Classes of a preset's data."""
-    return CLASSES.get(config.dataset, 10)
+    """Classes of a preset's data; those of texts are their bytes."""
+    return 256 if is_text(config) else CLASSES.get(config.dataset, 10)
 
 
 def random_batch(config: Config) -> tuple[jax.Array, jax.Array]:
-    """Images of random pixels, uint8, and labels, on the default device."""
+    """Images or texts of random bytes, and labels, on the default device."""
     rng = np.random.default_rng(0)
     shape = (config.batch_size, *models.spec(config.model).input_shape)
-    images = rng.integers(0, 256, shape, dtype=np.uint8)
-    labels = rng.integers(0, num_classes(config), len(images), dtype=np.int32)
-    return jax.device_put((images, labels))
+    inputs = rng.integers(0, 256, shape, dtype=np.uint8)
+    shape = shape if is_text(config) else shape[:1]
+    labels = rng.integers(0, num_classes(config), shape, dtype=np.int32)
+    return jax.device_put((inputs, labels))
 
 
 def device_peak() -> int | None:
@@ -159,7 +167,7 @@ def measure(network: str, options: Options) -> list[dict[str, Any]]:
                 "batch": config.batch_size,
                 "optimizer": name,
                 "ms, median": f"{1e3 * median:.2f}",
-                "images/s": f"{config.batch_size / median:.1f}",
+                "examples/s": f"{config.batch_size / median:.1f}",
                 **_used(stepper.work, median, config.batch_size, peak),
                 "ratio to SGD (quartiles)": ratio(seconds[name], seconds["SGD"]),
                 "program MB": f"{memory / 1e6:.1f}",
@@ -172,7 +180,9 @@ def measure(network: str, options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def _used(step: Work, seconds: float, images: int, peak: Peak | None) -> dict[str, str]:
+def _used(
+    step: Work, seconds: float, examples: int, peak: Peak | None
+) -> dict[str, str]:
     """Columns: what a step is made of, and how far its time is from the device's."""
     columns = {
         "GFLOP": f"{step.flops / 1e9:.4g}",
@@ -182,7 +192,7 @@ def _used(step: Work, seconds: float, images: int, peak: Peak | None) -> dict[st
         return columns
     return columns | {
         "of peak FLOP/s, %": f"{100 * step.utilisation(seconds, peak):.1f}",
-        "roofline, images/s": f"{images / step.bound(peak):.1f}",
+        "roofline, examples/s": f"{examples / step.bound(peak):.1f}",
     }
 
 

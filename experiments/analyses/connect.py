@@ -150,7 +150,7 @@ def over(trainer: Trainer, plane: Plane, xs: jax.Array, ys, train, test) -> dict
 
 def metrics_at(trainer: Trainer, params: PyTree, train, test) -> dict[str, jax.Array]:
     """Loss and error on training and test images, without augmentation."""
-    stats = trainer.estimate_batch_stats(params, train[0])
+    stats = trainer.estimate_batch_stats(params, train[0], trainer.batch_size)
     metrics = {}
     for split, images in {"train": train, "test": test}.items():
         loss, accuracy = trainer.evaluate(params, stats, *images)

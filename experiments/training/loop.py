@@ -24,7 +24,9 @@ from experiments.training.devices import (
 )
 from experiments.training.directory import progress_bar
 from experiments.training.errors import UserError
-from experiments.training.trainer import Metrics, Trainer, TrainState, make_trainer
+from experiments.training.objective import Metrics
+from experiments.training.trainer import Report, Trainer, TrainState, make_trainer
+from optax_grda.diagnostics import Health, health
 
 STEPS_BETWEEN_QUESTIONS = 100  # whether to stop, where the host hands over batches
 
@@ -36,7 +38,8 @@ class Epoch(NamedTuple):
     state: TrainState  # valid until the next epoch begins, which takes it over
     steps: Metrics  # of each step, shape (steps,)
     row: dict[str, np.ndarray] | None  # as of Trainer.report; None if it ended early
-    seconds: float  # of training, without evaluation
+    health: Health  # of the weights
+    seconds: float  # of training, without the report and its evaluation
 
 
 def run_epochs(
@@ -47,6 +50,10 @@ def run_epochs(
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
     """Trains epoch by epoch, and yields what each ended with.
+
+    On a device an epoch is two dispatches: its steps, and its report, with which all
+    that the host wants to know comes to it at once. They are not one, since a program
+    does not tell when its steps end: evaluation would count as training.
 
     Args:
       passes: how to go over the data.
@@ -61,17 +68,21 @@ def run_epochs(
         for number in numbers:
             start = time.perf_counter()
             state, steps = passes.train(state, stopping)
-            steps = jax.device_get(steps)
-            seconds, row = time.perf_counter() - start, None
-            if np.max(state.step) == number * passes.trainer.steps_per_epoch:
-                row = jax.device_get(passes.report(state, steps))
+            step = np.asarray(state.step).max()  # waits for the steps
+            seconds = time.perf_counter() - start
+            if step == number * passes.trainer.steps_per_epoch:
+                report = passes.report(state, steps)
+            else:
+                report = None, jax.jit(health)(state.params)
+            steps, (row, record) = jax.device_get((steps, report))
+            if row is not None:
                 bar.set_postfix(
                     test=f"{np.mean(row['test_accuracy']):.2%}",
                     zero=f"{np.mean(row['sparsity']):.2%}",
                     refresh=False,
                 )
                 bar.update()
-            yield Epoch(number, state, steps, row, seconds)
+            yield Epoch(number, state, steps, row, record, seconds)
 
 
 def open_passes(
@@ -197,7 +208,7 @@ class OnDevice:
         """Means over the inputs of a split, "train" or "test", in evaluation mode."""
         return self._evaluate(state, *self.splits[split])
 
-    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+    def report(self, state: TrainState, steps: Metrics) -> Report:
         """Evaluates on the test inputs; returns what Trainer.report tells."""
         return self._report(state, steps, *self.splits["test"])
 
@@ -265,7 +276,7 @@ class FromHost:
         loss, accuracy, inputs = np.sum(jax.device_get(sums), axis=0)
         return Metrics(loss / inputs, accuracy / inputs)
 
-    def report(self, state: TrainState, steps: Metrics) -> dict[str, jax.Array]:
+    def report(self, state: TrainState, steps: Metrics) -> Report:
         """See OnDevice."""
         return self._report(state, steps, self.evaluate(state, "test"))
 

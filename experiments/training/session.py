@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from experiments.training import config as configs
@@ -38,10 +37,11 @@ from experiments.training.loop import (
     run_epochs,
     train_together,
 )
+from experiments.training.objective import Metrics
 from experiments.training.optimizer import learning_rates
-from experiments.training.trainer import Metrics, Trainer, TrainState, make_trainer
+from experiments.training.trainer import Trainer, TrainState, make_trainer
 from optax_grda import sparsity_report
-from optax_grda.diagnostics import Health, health, health_warnings
+from optax_grda.diagnostics import health_warnings
 
 INTERRUPTED = 75  # exit code: stopped by a signal, to be resumed (EX_TEMPFAIL)
 
@@ -123,20 +123,19 @@ def _train_epochs(
     stopping: Callable[[], bool],
 ) -> TrainState:
     """Trains the epochs that are left; each is checked, told of, and perhaps saved."""
-    rates, check_up, before = learning_rates(config), jax.jit(_check_up), None
+    rates, before = learning_rates(config), None
     done = int(state.step) // passes.trainer.steps_per_epoch
     left = range(done + 1, config.epochs + 1)
     name = checkpoints.directory.parent.name
     for epoch in run_epochs(passes, state, left, name, stopping):
         state, rate = epoch.state, float(rates[epoch.number - 1])
-        record, norm = jax.device_get(check_up(state.params))
-        check_finite(epoch, norm, rate, checkpoints)
+        check_finite(epoch, rate, checkpoints)
         if metrics is not None and epoch.row is not None:
             metrics.append(line_of_metrics(epoch, rate, passes.trainer))
-            for warning in health_warnings(record, before, jump=0.5):
+            for warning in health_warnings(epoch.health, before, jump=0.5):
                 text = f"warning: after epoch {epoch.number}, {warning}"
                 tqdm.write(text, file=sys.stderr)
-            before = record
+            before = epoch.health
         last = epoch.number == config.epochs and epoch.row is not None
         stop = epoch.row is None or (not last and any_process(stopping()))
         if stop or last or epoch.number % checkpoint_every == 0:
@@ -222,25 +221,18 @@ def line_of_metrics(epoch: Epoch, rate: float, trainer: Trainer) -> dict[str, An
     }
 
 
-def _check_up(params: Any) -> tuple[Health, jax.Array]:
-    return health(params), optax.tree.norm(params)
-
-
-def check_finite(
-    epoch: Epoch, norm: np.ndarray, rate: float, checkpoints: Checkpoints
-) -> None:
-    """Raises DivergedError unless all losses, and the norm of the weights, are finite.
+def check_finite(epoch: Epoch, rate: float, checkpoints: Checkpoints) -> None:
+    """Raises DivergedError unless all losses and all weights are finite.
 
     A step whose gradient is NaN has a finite loss: only the next loss would tell.
     """
-    values = np.append(epoch.steps.loss, norm)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
+    finite = np.append(np.isfinite(epoch.steps.loss), epoch.health.finite)
+    if not finite.all():
         checkpoints.wait()
-        step = int(epoch.state.step) - len(epoch.steps.loss) + int(bad[0])
+        step = int(epoch.state.step) - len(epoch.steps.loss) + int(finite.argmin())
         saved = checkpoints.steps
         raise DivergedError(
-            f"the training loss or a weight became {values[bad[0]]} after step {step}, "
+            f"the training loss or a weight became NaN or infinite after step {step}, "
             f"at learning rate {rate:g}. Try a smaller --learning-rate, or another "
             f"--seed. Newest checkpoint: {f'of step {saved[-1]}' if saved else 'none'}"
         )

@@ -1,4 +1,4 @@
-"""Training state, step, epoch and evaluation, as pure functions of arrays.
+"""Training state, step, epoch and report, as pure functions of arrays.
 
 Every random number is a function of (seed, epoch, step): permutations, augmentation
 and dropout take their keys from the state's key, folded with the step.
@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 import models
-from experiments.training.augmentation import augment, normalise
+from experiments.training.augmentation import augment
 from experiments.training.config import Config
 from experiments.training.devices import fully_sharded, loops_are_slow, replicated
 from experiments.training.errors import UserError
+from experiments.training.objective import Metrics, Objective, split
 from experiments.training.optimizer import make_optimizer, make_weights
-from optax_grda import sparsity
+from optax_grda.diagnostics import Health, health
 
 PyTree = Any
+Report = tuple[dict[str, jax.Array], Health]  # of an epoch: see Trainer.report
 
 
 class TrainState(NamedTuple):
@@ -35,32 +36,20 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-class Metrics(NamedTuple):
-    """What is measured on inputs, or its mean over a batch or a data set; float32.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer(Objective):
+    """The fixed part of a training run: an objective, and how it is minimised.
 
-    Of a text it is the mean over its bytes.
+    Like an objective's, its methods are pure and meant for jax.jit.
     """
 
-    loss: jax.Array  # cross-entropy, nats
-    accuracy: jax.Array  # top-1, fraction
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trainer:
-    """The fixed part of a training run; its methods are pure and meant for jax.jit."""
-
-    build: Callable[[nnx.Rngs], nnx.Module]  # makes the network, in training mode
     optimizer: optax.GradientTransformationExtraArgs
     num_examples: int  # training inputs an epoch: images, or texts
     batch_size: int  # inputs a step; the last batch of an epoch may be smaller
     accumulation: int = 1  # parts in which a batch passes one by one
     augmentation: str = "none"
-    mean: tuple[float, ...] = (0.0,)  # per channel, of images in [0, 1]; subtracted,
-    std: tuple[float, ...] = (1.0,)  # and then divided by. () of text
     # Makes weights of the optimizer's state alone, where that can be: see make_weights.
     weights: Callable[[optax.OptState, PyTree], PyTree] | None = None
-    mesh: jax.sharding.Mesh | None = None  # axes ("data",); None: one device
-    sharded: bool = False  # each device keeps a part of the state between its uses
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,7 +59,7 @@ class Trainer:
     def init(self, seed: jax.typing.ArrayLike) -> TrainState:
         """The state before the first step; its weights depend on the seed alone."""
         key, init_key = jax.random.split(jax.random.key(seed))
-        _, params, batch_stats = _split(self.build(nnx.Rngs(init_key)))
+        _, params, batch_stats = split(self.build(nnx.Rngs(init_key)))
         opt_state = self.optimizer.init(params)
         return TrainState(key, jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
 
@@ -92,7 +81,9 @@ class Trainer:
           labels: (num_examples,), or (num_examples, length) of texts; int32.
 
         Returns:
-          The new state, and the metrics of each step, shape (steps_per_epoch,).
+          The new state, and the metrics of each step, shape (steps_per_epoch,). The
+          last batch, where it is smaller, is compiled as a step of its own: if it were
+          filled up, BatchNorm, dropout and augmentation would not be those of a batch.
         """
         order = self.order(state.key, state.step // self.steps_per_epoch)
         full = self.num_examples // self.batch_size
@@ -117,34 +108,37 @@ class Trainer:
         key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
         return jax.random.permutation(key, self.num_examples)
 
-    def report(
-        self, state: TrainState, steps: Metrics, tested: Metrics
-    ) -> dict[str, jax.Array]:
-        """Scalars that say how an epoch went, for metrics.jsonl.
-
-        The running loss and accuracy are means over the inputs of what each step saw,
-        in training mode; those on the test inputs are of the parameters at the end.
+    def report(self, state: TrainState, steps: Metrics, tested: Metrics) -> Report:
+        """Says how an epoch went.
 
         Args:
           state: training state, at the end of the epoch.
           steps: the metrics of its last steps, shape (at most steps_per_epoch,): of all
             of them, unless the run was resumed within the epoch.
           tested: what evaluate returns for the state.
+
+        Returns:
+          Scalars for metrics.jsonl, and the health of the weights. The running loss and
+          accuracy are means over the inputs of what each step saw, in training mode;
+          those on the test inputs are of the weights at the end.
         """
         sizes = jnp.full(self.steps_per_epoch, self.batch_size, jnp.float32)
         sizes = sizes.at[-1].add(self.num_examples - sizes.sum())
         sizes = sizes[-len(steps.loss) :]
         running = jax.tree.map(lambda m: m @ sizes / sizes.sum(), steps)
+        record = health(state.params)
         scalars = {
             "step": state.step,
             "train_loss_running": running.loss,
             "train_accuracy_running": running.accuracy,
             "test_loss": tested.loss,
             "test_accuracy": tested.accuracy,
-            "sparsity": sparsity(state.params),
+            "sparsity": record.sparsity,
         }
         threshold = optax.tree.get(state.opt_state, "threshold")
-        return scalars if threshold is None else scalars | {"threshold": threshold}
+        if threshold is not None:
+            scalars["threshold"] = threshold
+        return scalars, record
 
     def train_step(
         self, state: TrainState, inputs: jax.Array, labels: jax.Array
@@ -227,125 +221,6 @@ class Trainer:
         (gradients, metrics), batch_stats = carry
         return gradients, metrics, batch_stats
 
-    def loss(
-        self,
-        params: PyTree,
-        batch_stats: PyTree,
-        inputs: jax.Array,
-        labels: jax.Array,
-        dropout_key: jax.Array,
-    ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
-        """Mean cross-entropy of a batch in training mode, after augmentation.
-
-        Returns:
-          The loss, and with it the metrics of each input and the new running statistics
-          of BatchNorm.
-        """
-        model = _merge(self._graphs()[0], params, batch_stats)
-        logits = model(self.normalised(inputs), rngs=nnx.Rngs(dropout=dropout_key))
-        metrics = _metrics(logits, labels)
-        return metrics.loss.mean(), (metrics, _split(model)[2])
-
-    def estimate_batch_stats(self, params: PyTree, inputs: jax.Array) -> PyTree:
-        """BatchNorm's statistics for any weights: a plain average over the inputs.
-
-        For weights that no training came by. Without BatchNorm there is nothing to do.
-
-        Args:
-          params: parameters.
-          inputs: (n, ...); those beyond a whole number of batches are left out.
-        """
-        model = self._abstract()
-        model.eval()
-        # Statistics of the batch, and no memory of those before.
-        model.set_attributes(
-            nnx.BatchNorm,
-            raise_if_not_found=False,
-            use_running_average=False,
-            momentum=0.0,
-        )
-        graph, _, shapes = _split(model)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        if not zeros:
-            return {}
-
-        def of_batch(batch, centre):
-            model = _merge(graph, params, centre)
-            model(self.normalised(batch))
-            return _split(model)[2]
-
-        size = min(self.batch_size // self.accumulation, len(inputs))
-        number = len(inputs) // size
-        batches = inputs[: number * size].reshape(number, size, *inputs.shape[1:])
-        # Variances are taken about the running mean, and cancel where that is far off.
-        centre = of_batch(batches[0], zeros)
-
-        def add(total, batch):
-            return jax.tree.map(jnp.add, total, of_batch(batch, centre)), None
-
-        total, _ = jax.lax.scan(add, zeros, batches)
-        return jax.tree.map(lambda x: x / number, total)
-
-    def evaluate(
-        self,
-        params: PyTree,
-        batch_stats: PyTree,
-        inputs: jax.Array,
-        labels: jax.Array,
-    ) -> Metrics:
-        """Means over all inputs, with running statistics and without dropout.
-
-        Args:
-          params: parameters.
-          batch_stats: running statistics of BatchNorm.
-          inputs: (n, ...), as of train_epoch.
-          labels: (n, ...), int32.
-        """
-        size = min(1024, len(labels))
-        steps = -(-len(labels) // size)
-        index = jnp.arange(steps * size).reshape(steps, size)
-
-        def step(total, index):
-            index = self._shard(index)
-            known = index < len(labels)
-            index = jnp.minimum(index, len(labels) - 1)
-            metrics = self.metrics(params, batch_stats, inputs[index], labels[index])
-            sums = jax.tree.map(lambda m: jnp.sum(m, where=known), metrics)
-            return jax.tree.map(jnp.add, total, sums), None
-
-        zero = jnp.zeros((), jnp.float32)
-        total, _ = jax.lax.scan(step, Metrics(zero, zero), index)
-        return jax.tree.map(lambda x: x / len(labels), total)
-
-    def metrics(
-        self,
-        params: PyTree,
-        batch_stats: PyTree,
-        inputs: jax.Array,
-        labels: jax.Array,
-    ) -> Metrics:
-        """Metrics of each input, shape (batch,), as evaluate sees it."""
-        return _metrics(self.logits(params, batch_stats, inputs), labels)
-
-    def logits(
-        self, params: PyTree, batch_stats: PyTree, inputs: jax.Array
-    ) -> jax.Array:
-        """Logits (batch, ..., num_classes), running statistics in and dropout off."""
-        return self.network(params, batch_stats)(self.normalised(inputs))
-
-    def network(self, params: PyTree, batch_stats: PyTree) -> nnx.Module:
-        """The network in evaluation mode, a function of what `normalised` makes."""
-        return _merge(self._graphs()[1], self._gathered(params), batch_stats)
-
-    def normalised(self, inputs: jax.Array) -> jax.Array:
-        """Inputs as the network takes them.
-
-        Images as float32, mean and deviation taken off; bytes of texts as int32.
-        """
-        if inputs.ndim == 2:
-            return inputs.astype(jnp.int32)
-        return normalise(inputs, self.mean, self.std)
-
     def compact(self, state: TrainState) -> TrainState:
         """The state without weights that the optimizer's state stands for."""
         return state if self.weights is None else state._replace(params=None)
@@ -381,32 +256,6 @@ class Trainer:
             jax.ShapeDtypeStruct((size, *input_shape), jnp.uint8),
             *(jax.ShapeDtypeStruct((size, *label_shape), jnp.int32), state.key),
         )
-
-    def _abstract(self) -> nnx.Module:
-        """The network without arrays, in training mode."""
-        return nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-
-    def _graphs(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
-        """The network's structure in training and in evaluation mode."""
-        model = self._abstract()
-        graphs = []
-        for switch in (model.train, model.eval):
-            switch()
-            graphs.append(_split(model)[0])
-        return tuple(graphs)
-
-    def _shard(self, index: jax.Array) -> jax.Array:
-        """Gives each device its part of a batch."""
-        if self.mesh is None or index.size % self.mesh.size:
-            return index
-        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
-        return jax.lax.with_sharding_constraint(index, sharding)
-
-    def _gathered(self, params: PyTree) -> PyTree:
-        """Parameters as a network takes them: whole on each device."""
-        if self.mesh is None or not self.sharded:
-            return params
-        return jax.lax.with_sharding_constraint(params, replicated(self.mesh))
 
     def _scattered(self, gradients: PyTree) -> PyTree:
         """Gradients as an optimizer takes them: as its state lies."""
@@ -476,23 +325,3 @@ def network_spec(model: str) -> models.Spec:
             f"model must be one of {', '.join(models.names())}: got {model!r}"
         )
     return models.spec(model)
-
-
-def _split(model: nnx.Module) -> tuple[nnx.GraphDef, PyTree, PyTree]:
-    """The structure, the parameters and the running statistics, as plain dicts."""
-    graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-
-
-def _merge(graph: nnx.GraphDef, params: PyTree, batch_stats: PyTree) -> nnx.Module:
-    return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))
-
-
-def _metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
-    """Of each input, shape (batch,): those of a text are means over its bytes."""
-    logits = logits.astype(jnp.float32)
-    of_label = Metrics(
-        optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-        (logits.argmax(-1) == labels).astype(jnp.float32),
-    )
-    return jax.tree.map(lambda m: m.mean(tuple(range(1, m.ndim))), of_label)

@@ -69,7 +69,8 @@ def dry_run(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in scratch.iterdir()} == {"compiled", "random.npz"}
+    made = {path.name for path in scratch.iterdir()}
+    assert made == {"compiled", "random.npz", "text"}
     return output, done.stdout
 
 
@@ -95,15 +96,25 @@ def test_all_pieces_are_done_once_when_there_is_time(dry_run):
 
 def test_the_whole_plan_has_the_paper_in_full_after_what_is_quick():
     named = {piece.name: piece for piece in pieces.pieces(Sizes())}
-    kinds = ("optimizer-step-", "training-step-", "connect-", "arena-", "cifar10-vgg16")
+    kinds = (
+        "optimizer-step-",
+        "training-step-",
+        "connect-",
+        "arena-",
+        "cifar10-vgg16",
+        "text-384x6",
+    )
     numbers = [sum(name.startswith(kind) for name in named) for kind in kinds]
-    assert numbers == [2, 3, 1, 9, 6]
-    assert [name.startswith(kind) for kind in kinds for name in named].count(True) == 21
+    assert numbers == [2, 4, 1, 9, 6, 2]
+    assert sum(numbers) == len(named)
     order = [next(k for k in kinds if name.startswith(k)) for name in named]
     assert [kind for kind, _ in itertools.groupby(order)] == list(kinds)
     config = Sizes("cifar10.npz").config("cifar10-vgg16-mu0.6", seed=1)
     assert (config.epochs, config.batch_size, config.seed) == (600, 128, 1)
     assert (config.dtype, config.dataset) == ("bfloat16", "cifar10.npz")
+    config = Sizes("cifar10.npz").config("text-384x6-adam")
+    assert (config.dtype, config.dataset) == ("bfloat16", "python-stdlib")
+    assert (config.epochs, config.method.name) == (8, "adam")
 
 
 def test_runs_stand_beside_those_of_the_authors_and_leave_their_weights(dry_run):
@@ -130,6 +141,21 @@ def test_runs_stand_beside_those_of_the_authors_and_leave_their_weights(dry_run)
     assert found(dry_run, "cifar10-vgg16-mu0.6-units")["config"]["method"][
         "groups"
     ] == ("units")
+
+
+def test_a_transformer_stands_beside_its_dense_twin_in_nats_and_perplexity(dry_run):
+    for name, method in {"text-64x2": "target", "text-64x2-adam": "adam"}.items():
+        result = found(dry_run, name)
+        (row,) = result["rows"]
+        loss = result["summary"]["test_loss"]
+        assert (row["run"], row["nats a byte"]) == (name, f"{loss:.3f}")
+        assert row["perplexity"] == f"{np.exp(loss):.3f}"
+        assert not any("top-1" in column for column in row)
+        config = result["config"]
+        assert (config["dtype"], config["method"]["name"]) == ("bfloat16", method)
+        assert [path.name for path in (dry_run[0] / name).iterdir()] == [
+            "weights-1.safetensors"
+        ]
 
 
 def test_a_short_pair_is_connected_and_projected(dry_run):
@@ -259,6 +285,7 @@ def test_a_runs_time_follows_from_a_probe(monkeypatch):
     monkeypatch.setattr(pieces, "probe", lambda config: (10.0, 0.001))
     named = {piece.name: piece for piece in pieces.pieces(Sizes())}
     assert named["cifar10-vgg16-mu0.7"].seconds() == pytest.approx(20 + 600 * 391e-3)
+    assert named["text-384x6"].seconds() == pytest.approx(20 + 8 * 512e-3)
 
 
 def test_a_probe_is_of_one_step_and_serves_all_methods_of_a_network():

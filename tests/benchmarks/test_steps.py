@@ -36,6 +36,14 @@ def test_training_steps_keep_the_weights_dense_and_near_their_start():
     assert float(change) < 1e-2 * float(optax.tree.norm(start))
 
 
+def test_texts_have_a_label_for_each_byte():
+    config = train_step.preset("transformer-64x2", batch_size=8)
+    texts, labels = train_step.random_batch(config)
+    assert texts.shape == labels.shape == (8, 128)
+    assert (texts.dtype, labels.dtype) == (np.uint8, np.int32)
+    assert labels.max() > 200
+
+
 def test_a_network_without_preset_is_refused_by_name():
     with pytest.raises(ValueError, match=r"networks must be among .*, got 'vgg61'"):
         train_step.preset("vgg61")
@@ -72,7 +80,7 @@ def test_a_step_is_told_beside_the_peak_of_its_device_where_that_is_known(monkey
 
     told = dataclasses.replace(options, peak=(1e-3, 1e9))
     (row,) = train_step.measure("digits-mlp", told)
-    speed, most = float(row["images/s"]), float(row["roofline, images/s"])
+    speed, most = float(row["examples/s"]), float(row["roofline, examples/s"])
     share = float(row["of peak FLOP/s, %"]) / 100
     assert share == pytest.approx(speed / most, abs=1e-3)  # bytes count for nothing
 

@@ -83,8 +83,9 @@ def test_pairs_of_the_papers_networks_stand_beside_the_authors(connected):
 def test_on_the_way_batch_stats_are_averages_over_whole_batches(convolutional):
     task, state = convolutional.grda.task, convolutional.grda.state()
     images, _ = task.train
-    estimate = jax.jit(task.trainer.estimate_batch_stats)
-    found = estimate(state.params, images)["blocks"][0][0]["norm"]
+    estimate = jax.jit(task.trainer.estimate_batch_stats, static_argnums=2)
+    size = task.trainer.batch_size
+    found = estimate(state.params, images, size)["blocks"][0][0]["norm"]
     spec = models.spec(convolutional.grda.config.model)
     x = (np.asarray(images) / np.float32(255) - spec.mean) / np.float32(spec.std)
     conv = state.params["blocks"][0][0]["conv"]
@@ -101,4 +102,4 @@ def test_on_the_way_batch_stats_are_averages_over_whole_batches(convolutional):
 def test_a_network_without_batch_norm_has_no_statistics(digits):
     (pair,) = find_pairs(digits)
     task, state = pair.sgd.task, pair.sgd.state()
-    assert task.trainer.estimate_batch_stats(state.params, task.train[0]) == {}
+    assert task.trainer.estimate_batch_stats(state.params, task.train[0], 8) == {}

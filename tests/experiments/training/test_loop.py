@@ -218,6 +218,7 @@ def test_an_epoch_from_the_host_stops_and_goes_on_within_to_the_bit(
     )
     (stopped,) = epochs
     assert (int(stopped.state.step), stopped.row) == (4, None)
+    assert stopped.health.finite
     from_host._open = None
     monkeypatch.undo()
     (resumed,) = run_epochs(from_host, stopped.state, range(1, 2), "")
@@ -246,6 +247,30 @@ def test_an_epoch_is_traced_once(dataset, trainer, monkeypatch):
     for _ in run_epochs(passes, state, range(1, 4), "digits"):
         pass
     assert len(traced) == 1
+
+
+def test_an_epoch_is_two_dispatches_and_comes_to_the_host_at_once(
+    dataset, trainer, monkeypatch
+):
+    passes, calls = OnDevice(trainer, dataset), []
+
+    def noted(name, call, *args):
+        calls.append(name)
+        return call(*args)
+
+    for of, name in (
+        *((passes, name) for name in ("_train", "_evaluate", "_report")),
+        (jax, "device_get"),
+    ):
+        call = functools.partial(noted, name, getattr(of, name))
+        monkeypatch.setattr(of, name, call)
+    epochs = list(run_epochs(passes, first_state(trainer), range(1, 3), "digits"))
+    assert calls == 2 * ["_train", "_report", "device_get"]
+    for epoch in epochs:
+        told = jax.tree.leaves((epoch.steps, epoch.row, epoch.health))
+        assert all(isinstance(value, np.ndarray | np.generic) for value in told)
+        assert epoch.health.finite
+        assert epoch.health.sparsity == epoch.row["sparsity"]
 
 
 def test_data_that_the_network_cannot_train_on_are_refused(tiny_images):
