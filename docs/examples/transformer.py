@@ -1,9 +1,8 @@
 # %% [markdown]
 # # A transformer behind Adam
 #
-# A small decoder reads Python byte by byte: the standard library of the one that runs
-# this. AdamW trains it densely; with `scale_by_adam` before the dial, four of five
-# entries of its kernels are zero. Embeddings, biases and norms stay dense.
+# A decoder reads Python's standard library byte by byte. AdamW trains it densely; by
+# `scale_by_adam` before the dial, most of its kernels' entries become zero.
 
 # %%
 import sysconfig
@@ -53,13 +52,13 @@ def loss(params, texts):
 
 def fit(optimizer):
     def step(carry, rows):
-        gradients = jax.grad(loss)(carry[0], train[rows])
-        updates, state = optimizer.update(gradients, carry[1], carry[0])
-        return (optax.apply_updates(carry[0], updates), state), None
+        (params, state), gradients = carry, jax.grad(loss)(carry[0], train[rows])
+        updates, state = optimizer.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
 
     rows = jax.random.randint(jax.random.key(1), (STEPS, BATCH), 0, len(train))
-    start = initial, optimizer.init(initial)
-    return jax.jit(lambda: jax.lax.scan(step, start, rows))()[0][0]
+    carry = initial, optimizer.init(initial)
+    return jax.jit(lambda: jax.lax.scan(step, carry, rows))()[0][0]
 
 
 rate, ramp = optax.cosine_decay_schedule(0.003, STEPS), sparsity_ramp(0.8, STEPS // 2)
@@ -74,6 +73,7 @@ kernels = [leaf for leaf in sparsity_report(sparse).leaves if "kernel" in leaf.p
 nonzero, size = (sum(getattr(k, n) for k in kernels) for n in ("nonzero", "size"))
 print(f"{1 - nonzero / size:.1%} of the entries of kernels are zero")
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-axis.barh([k.path for k in kernels], [k.sparsity for k in kernels])
+names = [k.path.removeprefix("2/layers/") for k in kernels]
+axis.barh(names, [k.sparsity for k in kernels])
 axis.set(xlabel="share of entries that are zero", xlim=(0, 1))
 plt.show()
