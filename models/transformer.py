@@ -96,7 +96,7 @@ class Block(nnx.Module):
         self.gate = _matrix(width, hidden, **options)
         self.up = _matrix(width, hidden, **options)
         self.down = _matrix(hidden, width, scale, **options)
-        self.heads = heads
+        self.channels = width // heads  # of a head's queries and keys
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x + self.output(self.attention(self.attention_norm(x)))
@@ -104,22 +104,23 @@ class Block(nnx.Module):
         return x + self.down(nnx.silu(self.gate(x_normed)) * self.up(x_normed))
 
     def attention(self, x: jax.Array) -> jax.Array:
-        """What each token takes from itself and from those before it; shape of x."""
-        batch, length, width = x.shape
-
-        def by_head(channels: jax.Array) -> jax.Array:
-            return channels.reshape(batch, length, self.heads, width // self.heads)
-
-        query, key = rotary(by_head(self.query(x))), rotary(by_head(self.key(x)))
-        value = by_head(self.value(x))
-        return causal(query, key, value).reshape(batch, length, width)
+        """What each token takes from itself and from those before it, head by head."""
+        batch, length, _ = x.shape
+        # As many heads, and values of each, as there are weights for.
+        query, key = (
+            rotary(f(x).reshape(batch, length, -1, self.channels))
+            for f in (self.query, self.key)
+        )
+        value = self.value(x).reshape(batch, length, query.shape[2], -1)
+        return causal(query, key, value).reshape(batch, length, -1)
 
 
 def causal(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Means of the values up to each position, weighted by softmax of q k / sqrt(c).
 
-    Arguments and result have the shape (batch, length, heads, channels); the softmax is
-    float32. (jax.nn.dot_product_attention refuses bfloat16 where dtypes are strict.)
+    Arguments and result have the shape (batch, length, heads, channels), values perhaps
+    other channels; the softmax is float32. (jax.nn.dot_product_attention refuses
+    bfloat16 where dtypes are strict.)
     """
     scale = query.shape[-1] ** -0.5
     query, key, value = (jnp.moveaxis(x, 2, 1) for x in (query, key, value))

@@ -14,7 +14,7 @@ from optax_grda import units
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-def shrink(model: Model, image_shape: Sequence[int]) -> Model:
+def shrink(model: Model, inputs: Sequence[int] | jax.Array | np.ndarray) -> Model:
     """Takes out the units that cannot matter in evaluation mode.
 
     Which these are, and what becomes of constants, see optax_grda.units.shrink. It
@@ -25,15 +25,17 @@ def shrink(model: Model, image_shape: Sequence[int]) -> Model:
     shrinking it again takes a moment.
 
     Args:
-      model: a module that maps images (batch, *image_shape) to an array, and whose
-        convolutions, dense layers and BatchNorms take their widths from their
-        parameters, as nnx's do. It is not changed.
-      image_shape: lengths of the axes of one image.
+      model: a module that maps images, or tokens of texts, to an array, and whose
+        layers take their widths from their parameters, as nnx's convolutions, dense
+        layers and BatchNorms do. It is not changed.
+      inputs: the lengths of the axes of one image; or the tokens of some texts,
+        integers (batch, length), on which logits are compared.
 
     Returns:
       A network of the same class with the same logits in evaluation mode, to rounding,
-      whose layers are narrower: of width 0 where nothing is left. Images and logits
-      keep their shapes, and a network that is dead keeps the logits' biases.
+      whose layers are narrower: of width 0 where nothing is left. Inputs and logits
+      keep their shapes, and a network that is dead keeps the logits' biases. What
+      RMSNorm or LayerNorm reads keeps its width, which is part of the mean.
 
     Raises:
       ValueError: if the model fixes a width that would change, or the logits change by
@@ -48,7 +50,7 @@ def shrink(model: Model, image_shape: Sequence[int]) -> Model:
       >>> first, second, head = model.layers
       >>> first.kernel[...] = first.kernel[...].at[:, :80].set(0)  # no input
       >>> head.kernel[...] = head.kernel[...].at[:40].set(0)  # not read
-      >>> small = shrink(model, image_shape=(8, 8, 1))
+      >>> small = shrink(model, (8, 8, 1))
       >>> print(compare(model, small, image_shape=(8, 8, 1)))
                       before  after
       layers/0 width     128     48
@@ -60,13 +62,16 @@ def shrink(model: Model, image_shape: Sequence[int]) -> Model:
     wide = recast(model, lambda dtype: np.promote_types(dtype, np.float32))
     graphdef, state = nnx.split(wide)
 
-    def evaluate(state: nnx.State, images: jax.Array) -> jax.Array:
+    def evaluate(state: nnx.State, inputs: jax.Array) -> jax.Array:
         network = nnx.merge(graphdef, state)
         network.eval()
-        return network(images)
+        return network(inputs)
 
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    small = nnx.merge(graphdef, units.shrink(evaluate, state, images))
+    if isinstance(inputs, Sequence):
+        example = jax.ShapeDtypeStruct((2, *inputs), jnp.float32)
+    else:
+        example = jnp.asarray(inputs)
+    small = nnx.merge(graphdef, units.shrink(evaluate, state, example))
     for _, module in nnx.iter_modules(small):
         _tell_widths(module)
     recast_like(small, model)
@@ -84,3 +89,5 @@ def _tell_widths(module: nnx.Module) -> None:
             module.in_features = depth * module.feature_group_count
         case nnx.BatchNorm():
             module.num_features = module.mean.shape[0]
+        case nnx.Embed():
+            module.num_embeddings, module.features = module.embedding.shape

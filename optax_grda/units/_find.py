@@ -25,7 +25,8 @@ def find_units(fn: Callable[..., Any], params: PyTree, *args: Any) -> Units:
     with its column of the kernel and its entries of the bias and of the norm behind,
     and the rows of the kernels that sum over it. The channels of a residual stream are
     units of all layers that write to it; attention heads are units, and so are the
-    entries of the values' heads; a flattened map has several places a channel.
+    entries of the values' heads; a flattened map has several places a channel, and a
+    unit of a recurrent state a column of every gate.
 
     ``fn`` is traced, nothing is computed; what it does with every axis is known from
     the primitives that it consists of. Nothing is cut out where that would change what

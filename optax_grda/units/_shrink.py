@@ -34,8 +34,10 @@ def shrink(
     constant, that times the weights is added to the bias behind, or taken off the
     running mean of a BatchNorm behind, and the unit goes: but it stays where there is
     neither, where they have other uses, and before a convolution that pads its input,
-    whose border sees zeros in place of the constant. Units that nothing but such units
-    read go as well; shrinking again would find nothing more.
+    whose border sees zeros in place of the constant. What a loop carries must be zero
+    from the first turn on: a unit of a GRU is, from a state of zeros, if the weights
+    and biases of its candidate are, whatever its gates. Units that nothing but such
+    units read go as well; shrinking again would find nothing more.
 
     Nothing is trained or compressed here: outputs stay, to rounding. ``fn`` is traced
     and its units are found as :func:`find_units` finds them; what is known of zeros and

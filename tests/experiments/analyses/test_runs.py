@@ -59,6 +59,12 @@ def test_a_table_tells_losses_of_the_final_weights():
     }
 
 
+def test_a_table_of_text_tells_the_perplexity_a_byte():
+    config = Config(model="gru-64", dataset="python-stdlib", method=Sgd())
+    (row,) = runs.table([result(config, test_loss=list(np.log([8, 16])))])
+    assert row["perplexity"] == "12.00 ± 4.00"
+
+
 def test_curves_are_of_the_running_loss_and_say_so():
     figure = runs.training_curves([of(Sgd())])
     loss = figure.axes[0]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import re
+import runpy
 import string
 
 import jax
@@ -11,6 +13,7 @@ import optax
 import pytest
 
 import models
+from experiments import train
 from experiments.training import data, session, text
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.config import Config, Grda, Target
@@ -18,7 +21,9 @@ from experiments.training.directory import read_json
 from experiments.training.errors import UserError
 from experiments.training.trainer import make_trainer
 from models import _registry
+from models.recurrent import GRU
 from models.transformer import Transformer
+from optax_grda import sparsity_report
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +114,20 @@ KERNELS = Grda(c=0.1, direction="adam", thresholds="kernels")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny_transformer():
-    """The name of a network that trains in seconds."""
-    network = functools.partial(Transformer, width=8, blocks=1, heads=1)
+def tiny_networks():
+    """Names of networks that train in seconds."""
+    networks = {
+        "tiny-transformer": functools.partial(Transformer, width=8, blocks=1, heads=1),
+        "tiny-gru": functools.partial(GRU, width=8),
+    }
     with pytest.MonkeyPatch.context() as patch:
-        spec = models.Spec(network, (text.LENGTH,))
-        patch.setitem(_registry._SPECS, "tiny-transformer", spec)
+        for name, network in networks.items():
+            spec = models.Spec(network, (text.LENGTH,))
+            patch.setitem(_registry._SPECS, name, spec)
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(folder):
     return Config(
         model="tiny-transformer",
@@ -164,11 +173,13 @@ def test_a_batch_in_parts_is_as_if_whole(trainer, folder):
     )
 
 
+TARGET = Target(0.6, proximal="power3", direction="adam", thresholds="kernels")
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_kernels_become_sparse_and_all_else_stays_dense(config, tmp_path):
-    method = Target(0.6, proximal="power3", direction="adam", thresholds="kernels")
     config = dataclasses.replace(
-        config, method=method, batch_size=1, epochs=6, schedule="warmup-cosine"
+        config, method=TARGET, batch_size=1, epochs=6, schedule="warmup-cosine"
     )
     directory = session.train(config, tmp_path / "run")
     summary = read_json(directory / "summary.json")
@@ -179,6 +190,26 @@ def test_kernels_become_sparse_and_all_else_stays_dense(config, tmp_path):
     assert 1 - nonzero / size == pytest.approx(0.6, abs=0.02)
     assert all(leaf["nonzero"] == leaf["size"] for leaf in others)
     assert summary["train_loss"] < 4 < np.log(256)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_recurrent_network_gets_the_zeros_asked_for_too(config, folder):
+    config = dataclasses.replace(
+        config, model="tiny-gru", method=TARGET, batch_size=1, epochs=6
+    )
+    trainer, dataset = make_trainer(config, 256, 27), data.load(folder)
+    state, epoch = jax.jit(trainer.init)(0), jax.jit(trainer.train_epoch)
+    losses = []
+    for _ in range(config.epochs):
+        state, found = epoch(state, dataset.train_inputs, dataset.train_labels)
+        losses.append(found.loss.mean())
+    kernels, others = [], []
+    for leaf in sparsity_report(state.params).leaves:
+        (kernels if leaf.path.endswith("kernel") else others).append(leaf)
+    size, nonzero = (sum(getattr(k, n) for k in kernels) for n in ("size", "nonzero"))
+    assert 1 - nonzero / size == pytest.approx(0.6, abs=0.02)
+    assert all(leaf.nonzero == leaf.size for leaf in others)
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -199,6 +230,23 @@ def test_a_run_with_dense_weights_beside_sparse_ones_goes_on_to_the_bit(
     resumed, whole = last("resumed"), last("whole")
     assert optax.tree.norm(whole.params) > 0
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_person_is_told_the_perplexity_but_gets_no_card(
+    config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("experiments.training.devices.start_processes", lambda *_: None)
+    directory = tmp_path / "run"
+    train.run(train.Options(config, output=directory))
+    loss = read_json(directory / "summary.json")["test_loss"]
+    (told,) = re.findall(r"perplexity (\S+) a byte", capsys.readouterr().out)
+    assert float(told) == pytest.approx(np.exp(loss), abs=0.005)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["card", str(directory), "--output", "card"])
+    with pytest.raises(SystemExit, match=r"^error: run must be of images, .* of text$"):
+        runpy.run_module("experiments.card", run_name="__main__", alter_sys=True)
 
 
 def test_augmentation_of_text_is_refused(trainer):

@@ -249,6 +249,44 @@ def test_parameters_keep_their_dtype(tiny, tiny_inputs):
     assert dtypes == {jnp.dtype("bfloat16")}
 
 
+def test_a_recurrent_network_loses_units_of_its_state_and_of_its_embedding(
+    tiny, tiny_inputs
+):
+    model, tokens = tiny("gru-64"), tiny_inputs("gru-64")
+    gates = np.arange(24) % 8
+    for layer in (model.inputs, model.states):  # units 0 and 1 of the state stay 0
+        fill(layer.kernel, np.s_[:, gates < 2], 0)
+        fill(layer.bias, gates < 2, 0)
+    fill(model.states.kernel, np.s_[2, gates > 2], 0)  # read by itself alone
+    fill(model.head.kernel, 2, 0)
+    fill(model.embedding.embedding, np.s_[:, 3], 0)
+    small = shrink(model, tokens)
+    assert_same_logits(small, model, tokens)
+    assert (small.embedding.features, small.inputs.in_features) == (7, 7)
+    assert (small.states.in_features, small.states.out_features) == (5, 15)
+    assert nnx.graphdef(shrink(small, tokens)) == nnx.graphdef(small)
+
+
+def test_a_transformer_loses_hidden_units_heads_and_entries_of_values(
+    tiny, tiny_inputs
+):
+    model, tokens = tiny("transformer-64x2"), tiny_inputs("transformer-64x2")
+    first, second = model.blocks
+    fill(first.gate.kernel, np.s_[:, :5], 0)
+    fill(first.value.kernel, np.s_[:, :4], 0)  # the first of two heads
+    fill(second.output.kernel, np.s_[1::4], 0)  # entry 1 of each head's values
+    small = shrink(model, np.asarray(tokens))
+    assert_same_logits(small, model, tokens)
+    first, second = small.blocks
+    assert first.up.out_features == first.down.in_features == 64 - 5
+    widths = [(b.query, b.value, b.output) for b in (first, second)]
+    assert [(q.out_features, v.out_features, o.in_features) for q, v, o in widths] == [
+        (4, 4, 4),
+        (8, 6, 6),
+    ]
+    assert small.embedding.features == 8
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
+import models
 from optax_grda._paths import map_named
 
 FLOAT = jnp.float32
@@ -91,8 +92,18 @@ class Transformer(nnx.Module):
 
 
 def nnx_transformer():
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 5)))
-    return of_nnx(lambda: Transformer(nnx.Rngs(0)), tokens)
+    return of_nnx(lambda: Transformer(nnx.Rngs(0)), tokens())
+
+
+def tokens():
+    return jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 5)))
+
+
+def of_text(name, **options):
+    return of_nnx(
+        lambda: models.create(name, num_classes=11, rngs=nnx.Rngs(0), **options),
+        tokens(),
+    )
 
 
 class EquinoxBlock(eqx.Module):
@@ -299,6 +310,8 @@ BUILD = {
     "u-net": lambda: plain(u_net, U_NET, inputs(2, 4, 4, 2)),
     "scanned": lambda: plain(scanned, SCANNED, inputs(2, 3)),
     "recurrent": lambda: plain(recurrent, RECURRENT, inputs(5, 2, 3)),
+    "gru": lambda: of_text("gru-64", width=6),
+    "decoder": lambda: of_text("transformer-64x2", width=8, heads=2, blocks=1),
     "control flow": lambda: plain(control_flow, CONTROL_FLOW, inputs(2, 4)),
     "fused heads": lambda: plain(
         fused_heads, {"qkv": (8, 36), "out": (12, 3)}, inputs(2, 5, 8)

@@ -54,6 +54,36 @@ def classes_of(network):
             ],
         ),
         (
+            "gru",
+            [
+                (6, {("embedding/embedding", 1)}, {("inputs/kernel", 0)}),
+                (
+                    6,
+                    {
+                        *(("inputs/kernel", 1), ("inputs/bias", 0)),
+                        *(("states/kernel", 1), ("states/bias", 0)),
+                    },
+                    {("states/kernel", 0), ("head/kernel", 0)},
+                ),
+            ],
+        ),
+        (
+            "decoder",
+            [
+                (
+                    64,
+                    {("blocks/0/gate/kernel", 1), ("blocks/0/up/kernel", 1)},
+                    {("blocks/0/down/kernel", 0)},
+                ),
+                (
+                    2,
+                    {(f"blocks/0/{n}/kernel", 1) for n in ("query", "key", "value")},
+                    {("blocks/0/output/kernel", 0)},
+                ),
+                (4, {("blocks/0/value/kernel", 1)}, {("blocks/0/output/kernel", 0)}),
+            ],
+        ),
+        (
             "control flow",
             [
                 (6, {("in", 1)}, {("a", 0), ("b", 0)}),
@@ -145,6 +175,14 @@ def test_concatenation_and_flattening_are_offsets_and_strides(build):
     fn, params, args = build("equinox cnn")
     head = find_units(fn, params, *args).classes[1].members[-1]
     assert (head.leaf, head.offset, head.stride) == ("head/weight", 0, 4)
+
+
+def test_a_recurrent_unit_has_a_column_of_every_gate(build):
+    fn, params, args = build("gru")
+    _, states = find_units(fn, params, *args).classes
+    for member in states.members:
+        gates = 3 if member.produces else 1  # rows are summed over once
+        np.testing.assert_array_equal(member.index, np.tile(np.arange(6), gates))
 
 
 @pytest.fixture

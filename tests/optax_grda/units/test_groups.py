@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from optax_grda import grda, proximal
 from optax_grda._paths import map_named, named_leaves
-from optax_grda.units import find_units
+from optax_grda.units import find_units, shrink
 
 
 def soft(x, threshold):
@@ -113,6 +113,25 @@ def test_units_that_die_under_grda_can_be_cut(build):
     weights = jax.tree.map(jnp.add, params, updates)
     dead = np.all(np.asarray(weights["rec"]) == 0, axis=0)
     np.testing.assert_array_equal(np.asarray(weights["bias"]) == 0, dead)
+
+
+def test_all_gates_of_a_recurrent_unit_become_zero_together_and_are_cut(build):
+    fn, params, args = build("gru")
+    units = find_units(fn, params, *args)
+    weights = jax.jit(proximal.groups(units))(params, jnp.float32(0.95))
+    leaves = dict(named_leaves(weights))
+    zero = [
+        np.all(np.asarray(leaves[name]) == 0, axis).reshape(3, 6)
+        for name, axis in (
+            *(("inputs/kernel", 0), ("states/kernel", 0)),
+            *(("inputs/bias", ()), ("states/bias", ())),
+        )
+    ]
+    dead = zero[0][0]
+    assert 0 < dead.sum() < 6
+    np.testing.assert_array_equal(zero, np.broadcast_to(dead, (4, 3, 6)))
+    small = dict(named_leaves(shrink(fn, weights, *args)))
+    assert small["states/kernel"].shape == (6 - dead.sum(), 18 - 3 * dead.sum())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ FLEXIBLE = {
     "u-net": [],
     "scanned": [],
     "recurrent": [],
+    "gru": [],
     "control flow": [],
     "fused heads": [],
     "gated": [],
@@ -62,17 +63,19 @@ def assert_same(fn, params, small, args):
 def test_one_unit_of_every_class_is_cut_out_of_all_its_members(flexible, silenced):
     (fn, params, args), keep = flexible
     units = find_units(fn, params, *args)
-    expected = {name: list(shape) for name, shape in shapes(params).items()}
+    stays = {
+        name: [np.ones(length, bool) for length in shape]
+        for name, shape in shapes(params).items()
+    }
     for some in units.classes:
         if any(m.leaf.startswith("attention") for m in some.members) and keep:
             continue
         for member in some.members:
-            places = int((member.index == 1).sum())
-            expected[member.leaf][member.axis] -= places
+            stays[member.leaf][member.axis] &= member.index != 1
     small = shrink(fn, silenced(units, params, 1), *args, keep=keep)
-    found = shapes(small)
-    # Where nothing but zeros is left of a unit elsewhere, more may go; never less.
-    assert found == {name: tuple(shape) for name, shape in expected.items()}
+    assert shapes(small) == {
+        name: tuple(mask.sum() for mask in masks) for name, masks in stays.items()
+    }
 
 
 @st.composite
@@ -111,8 +114,9 @@ def test_dense_networks_stay_as_they_are(flexible):
         assert leaf is before
 
 
-def test_dead_networks_keep_no_unit(flexible):
-    (fn, params, args), keep = flexible
+@pytest.mark.parametrize("name", FLEXIBLE)
+def test_dead_networks_keep_no_unit(name, build):
+    (fn, params, args), keep = build(name), FLEXIBLE[name]
     dead = jax.tree.map(jnp.zeros_like, params)
     small = shrink(fn, dead, *args, keep=keep)
     for some in find_units(fn, params, *args).classes:
@@ -120,9 +124,7 @@ def test_dead_networks_keep_no_unit(flexible):
             if not (keep and member.leaf.startswith("attention")):
                 length = shapes(small)[member.leaf][member.axis]
                 # JAX knows no convolution of no groups.
-                least = (member.index == 0).sum() * (
-                    isinstance(params, dict) and "depthwise" in params
-                )
+                least = (member.index == 0).sum() * (name == "u-net")
                 assert length <= least + (member.index < 0).sum()
 
 
@@ -325,6 +327,54 @@ def test_classes_and_other_integers_are_compared_exactly():
     params["layers"][0]["kernel"] = dead_column(params["layers"][0]["kernel"])
     params["layers"][0]["bias"] = params["layers"][0]["bias"].at[1].set(0)
     assert shapes(shrink(fn, params, X))["head"] == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("gates", "suffix", "left"),
+    [
+        ((0, 1, 2), ("kernel", "bias"), 5),
+        # The gates of (1 - z) tanh(r 0) + z h don't matter: it stays 0, from h = 0.
+        ((2,), ("kernel", "bias"), 5),
+        # The same for all inputs, but not at all places of the text.
+        ((0, 1, 2), ("kernel",), 6),
+    ],
+)
+def test_a_recurrent_unit_goes_if_it_stays_zero(gates, suffix, left, build):
+    fn, params, args = build("gru")
+    columns = 6 * np.array(gates)
+
+    def silence(name, leaf):
+        if name.startswith(("inputs", "states")) and name.endswith(suffix):
+            return leaf.at[..., columns].set(0)
+        return leaf
+
+    sparse = map_named(silence, params)
+    small = shrink(fn, sparse, *args)
+    assert shapes(small) == {
+        "embedding/embedding": (11, 6),
+        "inputs/kernel": (6, 3 * left),
+        "inputs/bias": (3 * left,),
+        "states/kernel": (left, 3 * left),
+        "states/bias": (3 * left,),
+        "head/kernel": (left, 11),
+        "head/bias": (11,),
+    }
+    assert_same(fn, sparse, small, args)
+
+
+@pytest.mark.parametrize(("readers", "left"), [((0,), 5), ((0, 3), 6)])
+def test_a_recurrent_unit_goes_if_nothing_but_itself_reads_it(readers, left, build):
+    fn, params, args = build("gru")
+
+    def silence(name, leaf):
+        if name == "states/kernel":
+            return leaf.at[0].set(jnp.where(np.isin(np.arange(18) % 6, readers), 1, 0))
+        return leaf.at[0].set(0) if name == "head/kernel" else leaf
+
+    sparse = map_named(silence, params)
+    small = shrink(fn, sparse, *args)
+    assert shapes(small)["states/kernel"] == (left, 3 * left)
+    assert_same(fn, sparse, small, args)
 
 
 def test_depthwise_and_grouped_convolutions(build):
