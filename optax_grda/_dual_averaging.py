@@ -115,7 +115,7 @@ def dual_averaging(
 
     Raises:
       ValueError: if ``learning_rate`` is a number that is not positive, ``momentum``
-        one outside [0, 1) or ``weight_decay`` one below 0 (traced arrays are not
+        one outside [0, 1) or ``weight_decay`` one below 0 (JAX arrays are not
         checked); if ``nesterov`` is set without ``momentum``; if
         ``accumulator_dtype`` is not inexact, or real for complex parameters; in
         ``update``, if ``params`` is missing, or if updates or params differ in
@@ -363,9 +363,10 @@ def _in_structure_of(params: PyTree, accumulator: PyTree) -> PyTree:
         for tree in (params, accumulator)
     )
     if mine != theirs:
-        wanted = [leaf for leaf in theirs if leaf not in mine]
+        lacking = dict(leaf for leaf in theirs if leaf not in mine)
+        unknown = dict(leaf for leaf in mine if leaf not in theirs)
         raise ValueError(
-            "params must have the names and shapes of those given to init, "
-            f"{dict(wanted)}: got {dict(leaf for leaf in mine if leaf not in theirs)}"
+            "params must have the names and shapes of those given to init (under "
+            f"optax.partition, those of the label): lacks {lacking}, and has {unknown}"
         )
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(accumulator))

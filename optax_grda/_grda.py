@@ -86,7 +86,7 @@ def grda(
       weights come from v again.
 
     Raises:
-      ValueError: if ``c`` is a number below 0 or ``mu`` one outside (0, 1] (traced
+      ValueError: if ``c`` is a number below 0 or ``mu`` one outside (0, 1] (JAX
         arrays are not checked); else as :func:`dual_averaging`.
       TypeError: if ``c`` or ``mu`` is not a number or array; else as
         :func:`dual_averaging`.
@@ -126,7 +126,8 @@ def grda(
 
       >>> from optax_grda import sparsity_ramp, target_sparsity
       >>> adam = optax.chain(
-      ...     optax.scale_by_adam(), target_sparsity(1e-3, sparsity_ramp(0.8, 500))
+      ...     optax.scale_by_adam(),
+      ...     target_sparsity(1e-3, sparsity_ramp(0.8, 500), gain=0.1),
       ... )
 
       To change c, mu or the learning rate during training. (Without

@@ -226,9 +226,10 @@ def test_a_law_without_a_threshold_is_told():
 
     params = {"kernel": jnp.ones((2, 2))}
     state = dual_averaging(0.1, law(0.5)).init(params)
-    assert state.threshold == 0.5 and state.threshold.dtype == jnp.float32
+    assert state.threshold == 0.5
+    assert state.threshold.dtype == jnp.float32
     for threshold, error in (-1.0, ValueError), (None, TypeError):
-        with pytest.raises(error, match="law.init's threshold must be"):
+        with pytest.raises(error, match="init's threshold must be"):
             dual_averaging(0.1, law(threshold)).init(params)
 
 
