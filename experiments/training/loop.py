@@ -131,9 +131,13 @@ def open_passes(
 def passes_in_memory(trainer: Trainer, dataset: Dataset) -> "OnDevice | FromHost":
     """Passes over data in memory, in the quickest way for the network."""
     if loops_are_slow(jax.eval_shape(trainer.init, 0).params):
-        batches = functools.partial(shuffled, trainer, dataset)
-        return FromHost(trainer, batches, dataset.evaluation)
+        return _batch_by_batch(trainer, dataset)
     return OnDevice(trainer, dataset)
+
+
+def _batch_by_batch(trainer: Trainer, dataset: Dataset) -> "FromHost":
+    batches = functools.partial(shuffled, trainer, dataset)
+    return FromHost(trainer, batches, dataset.evaluation)
 
 
 class OnDevice:
@@ -157,6 +161,7 @@ class OnDevice:
           settings: of these runs, by name, each of shape (runs,).
         """
         self.trainer = trainer
+        self._rest_of_epoch = _batch_by_batch(trainer, dataset)
         sharding = None if trainer.mesh is None else replicated(trainer.mesh)
         self.splits = jax.device_put(
             {
@@ -199,9 +204,11 @@ class OnDevice:
     ) -> tuple[TrainState, Metrics]:
         """Trains an epoch; returns the metrics of each step. The state is donated.
 
-        It is not interrupted, being one call on the device.
+        It is not interrupted, being one call on the device; but for the rest of one in
+        which a run was stopped where batches come from the host.
         """
-        del stopping
+        if np.asarray(state.step).max() % self.trainer.steps_per_epoch:
+            return self._rest_of_epoch.train(state, stopping)
         return self._train(state, self._settings, *self.splits["train"])
 
     def evaluate(self, state: TrainState, split: str) -> Metrics:

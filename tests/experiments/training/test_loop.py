@@ -226,6 +226,18 @@ def test_an_epoch_from_the_host_stops_and_goes_on_within_to_the_bit(
     assert resumed.row["step"] == 5
 
 
+def test_an_epoch_stopped_on_the_host_goes_on_where_epochs_are_on_the_device(
+    from_host, on_device, trainer, dataset
+):
+    batch = next(from_host._batches(first_state(trainer)))
+    state, _ = from_host._step(first_state(trainer), batch["input"], batch["label"])
+    epochs = run_epochs(OnDevice(trainer, dataset), state, range(1, 3), "resumed")
+    for epoch, expected in zip(epochs, on_device, strict=True):
+        assert epoch.row["step"] == expected.row["step"]
+        loss, whole = epoch.row["test_loss"], expected.row["test_loss"]
+        np.testing.assert_allclose(loss, whole, **ROUNDING)
+
+
 def test_convolutions_on_a_cpu_take_their_batches_from_the_host(tiny_vgg, tiny_images):
     config = Config(model=tiny_vgg, dataset=tiny_images, batch_size=16)
     assert isinstance(open_passes(config, data_mesh()), FromHost)
