@@ -257,5 +257,6 @@ def figure(rows: Rows) -> Figure:
         if scale == "linear":
             ax.set_xlim(left=0)
         ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
     axes[0].set_title("made zero; beside the points: % asked for")
     return figure_of(axes)
