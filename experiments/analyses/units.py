@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 import models
 from experiments.analyses._files import Found, Rows
@@ -256,7 +257,8 @@ def figure(rows: Rows) -> Figure:
         ax.set(xscale=scale, xlabel=label, yscale="log", ylabel="test error, %")
         if scale == "linear":
             ax.set_xlim(left=0)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     axes[0].set_title("made zero; beside the points: % asked for")
     return figure_of(axes)
