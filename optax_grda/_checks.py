@@ -22,10 +22,10 @@ def check_number(
     JAX's arrays without axes pass, since they may be traced, or still be computed; and
     schedules where they may be.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if not (math.isfinite(value) and holds(float(value))):
+    # NumPy's arrays without axes are as concrete as its numbers.
+    number = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
+    if isinstance(number, numbers.Real) and not isinstance(number, bool):
+        if not (math.isfinite(number) and holds(float(number))):
             raise ValueError(f"{name} must be {rule}, got {value}")
     elif getattr(value, "ndim", 0):
         raise ValueError(f"{name} must be a scalar, got shape {value.shape}")

@@ -43,6 +43,12 @@ def test_bools_and_what_is_no_real_number_are_refused(value):
         check_number("c", value, "> 0", is_positive, or_schedule=True)
 
 
+def test_arrays_of_numpy_are_checked_as_its_numbers_are():
+    for value in -1.0, np.float32(-1), np.array(-1.0):
+        with pytest.raises(ValueError, match=r"c must be > 0, got -1\.0"):
+            check_number("c", value, "> 0", is_positive)
+
+
 @pytest.mark.parametrize("value", INTEGERS)
 def test_integers_pass(value):
     check_integer("steps", value, "an integer > 0", is_positive)

@@ -159,11 +159,13 @@ def test_map_of_a_state_cannot_be_left_out():
         grda_params(grda(0.1).init(params), params)
 
 
-def test_threshold_and_sparsity_are_found_by_name():
-    optimizer = optax.chain(optax.clip(1.0), target_sparsity(0.1, 0.5))
-    state = optimizer.init(jnp.ones(4))
-    assert optax.tree.get(state, "threshold") == 0
-    assert optax.tree.get(state, "sparsity") == 0
+def test_threshold_and_sparsity_reached_are_found_by_name():
+    injected = optax.inject_hyperparams(target_sparsity)(0.1, 0.5)
+    for dial in target_sparsity(0.1, 0.5), injected:
+        optimizer = optax.chain(optax.clip(1.0), dial)
+        state = optimizer.init(jnp.ones(4))
+        assert optax.tree.get(state, "threshold") == 0
+        assert optax.tree.get(state, "reached") == 0
 
 
 @pytest.mark.usefixtures("standard_promotion")
