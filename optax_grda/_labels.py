@@ -16,7 +16,8 @@ def label_by_rank(labels: Mapping[int, str]) -> Callable[[PyTree], PyTree]:
 
     Kernels of dense and convolutional layers have two or more axes, biases and the
     parameters of normalisation layers have one: ``{0: "dense", 2: "sparse"}`` is
-    "kernels only".
+    "kernels only". Stacked layers, as of ``scan``, have one axis more, and embeddings
+    have two: label those by path.
 
     Args:
       labels: maps the smallest rank to which a label applies to the label. A leaf gets
