@@ -62,7 +62,7 @@ def fit(optimizer):
 
 
 rate, ramp = optax.cosine_decay_schedule(0.003, STEPS), sparsity_ramp(0.8, STEPS // 2)
-dial = target_sparsity(rate, ramp, proximal=power(3), weight_decay=0.1)
+dial = target_sparsity(rate, ramp, gain=0.1, proximal=power(3), weight_decay=0.1)
 dense = optax.adamw(rate, weight_decay=0.1)
 parts = {"sparse": optax.chain(optax.scale_by_adam(), dial), "dense": dense}
 mixed = optax.partition(parts, label_by_path({"*kernel": "sparse", "*": "dense"}))

@@ -178,7 +178,7 @@ _TEXT = Config(
         direction="adam",
         thresholds="kernels",
     ),
-    learning_rate=3e-3,
+    learning_rate=6e-3,
     schedule="warmup-cosine",
     epochs=2,
 )
