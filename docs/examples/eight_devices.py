@@ -25,9 +25,9 @@ train, test = np.split(np.random.default_rng(0).permutation(1797), [1437])
 STEPS = 600
 rate = optax.cosine_decay_schedule(0.1, STEPS)
 ramp = sparsity_ramp(0.9, STEPS // 2)
-sparse = target_sparsity(
-    rate, ramp, momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4
-)
+cubic = proximal.power(3)
+dial = target_sparsity(rate, ramp, momentum=0.9, proximal=cubic, weight_decay=5e-4)
+sparse = optax.chain(optax.clip_by_global_norm(1.0), dial)
 dense = optax.sgd(rate, momentum=0.9)
 labels = label_by_path({"*kernel": "sparse", "*": "dense"})
 optimizer = optax.partition({"sparse": sparse, "dense": dense}, labels)
@@ -70,7 +70,7 @@ for n in range(STEPS):
 right = jnp.argmax(logits(params, jax.device_put(images[test], P("data"))), -1)
 print(f"test accuracy {np.mean(np.asarray(right) == digits[test]):.1%}")
 print(jax.typeof(optax.tree.get(state, "accumulator")["hidden"]["kernel"]))
-print(f"zeros {optax.tree.get(state, 'sparsity'):.2%}")
+print(f"zeros {optax.tree.get(state, 'reached'):.2%}")
 kernel = params["hidden"]["kernel"]
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
 for axis, shard in zip(axes, kernel.addressable_shards[:2], strict=True):

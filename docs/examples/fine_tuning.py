@@ -65,9 +65,9 @@ axis.plot(range(1, 41), history, "k", label="dense")
 for wanted in (0.8, 0.9, 0.95, 0.98):
     rate = optax.cosine_decay_schedule(0.1, 4 * 44)  # the largest that trains densely
     ramp = sparsity_ramp(wanted, 2 * 44)
-    sparse = target_sparsity(
-        rate, ramp, momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4
-    )
+    cubic = proximal.power(3)
+    dial = target_sparsity(rate, ramp, momentum=0.9, proximal=cubic, weight_decay=5e-4)
+    sparse = optax.chain(optax.clip_by_global_norm(1.0), dial)
     optimizers = {"sparse": sparse, "dense": optax.sgd(rate, momentum=0.9)}
     optimizer = optax.partition(optimizers, label_by_rank({0: "dense", 2: "sparse"}))
     params, history = fit(optimizer, trained, 4)

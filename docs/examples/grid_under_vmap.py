@@ -37,9 +37,9 @@ def test_accuracy(learning_rate, wanted):
     def rate(n):
         return learning_rate * falling(n)
 
-    sparse = target_sparsity(
-        rate, ramp, momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4
-    )
+    cubic = proximal.power(3)
+    dial = target_sparsity(rate, ramp, momentum=0.9, proximal=cubic, weight_decay=5e-4)
+    sparse = optax.chain(optax.clip_by_global_norm(1.0), dial)
     dense = optax.sgd(rate, momentum=0.9)
     labels = label_by_path({"*kernel": "sparse", "*": "dense"})
     optimizer = optax.partition({"sparse": sparse, "dense": dense}, labels)

@@ -38,9 +38,9 @@ EPOCHS, BATCHES = 12, 44  # of 32 images
 steps = EPOCHS * BATCHES
 rate = optax.cosine_decay_schedule(0.1, steps)
 ramp = sparsity_ramp(0.9, steps // 2)
-sparse = target_sparsity(
-    rate, ramp, momentum=0.9, proximal=proximal.power(3), weight_decay=5e-4
-)
+cubic = proximal.power(3)
+dial = target_sparsity(rate, ramp, momentum=0.9, proximal=cubic, weight_decay=5e-4)
+sparse = optax.chain(optax.clip_by_global_norm(1.0), dial)
 dense = optax.sgd(rate, momentum=0.9)
 labels = label_by_path({"*kernel": "sparse", "*": "dense"})
 model = Network(nnx.Rngs(0))
