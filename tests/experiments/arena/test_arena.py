@@ -153,7 +153,7 @@ def test_methods_of_adam_make_kernels_of_a_transformer_sparse(method, monkeypatc
         arrays[f"{split}_inputs"] = np.uint8(text[:, :-1])
         arrays[f"{split}_labels"] = np.int32(text[:, 1:])
     dataset = Dataset("cycles", **arrays, num_classes=5)
-    short = {"model": "tiny", "batch_size": 4, "epochs": 16}
+    short = {"model": "tiny", "batch_size": 4, "epochs": 50}
     network = dataclasses.replace(NETWORKS["text-64x2"], **short)
     settings = [Setting(0.02, 0.7, 0.0, 0)]
     (row,) = runs.train(network, METHODS[method], dataset, settings)

@@ -179,7 +179,7 @@ TARGET = Target(0.6, proximal="power3", direction="adam", thresholds="kernels")
 @pytest.mark.usefixtures("standard_promotion")
 def test_kernels_become_sparse_and_all_else_stays_dense(config, tmp_path):
     config = dataclasses.replace(
-        config, method=TARGET, batch_size=1, epochs=6, schedule="warmup-cosine"
+        config, method=TARGET, batch_size=1, epochs=16, schedule="warmup-cosine"
     )
     directory = session.train(config, tmp_path / "run")
     summary = read_json(directory / "summary.json")
@@ -195,7 +195,12 @@ def test_kernels_become_sparse_and_all_else_stays_dense(config, tmp_path):
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_recurrent_network_gets_the_zeros_asked_for_too(config, folder):
     config = dataclasses.replace(
-        config, model="tiny-gru", method=TARGET, batch_size=1, epochs=6
+        config,
+        model="tiny-gru",
+        method=TARGET,
+        batch_size=1,
+        epochs=16,
+        schedule="warmup-cosine",
     )
     trainer, dataset = make_trainer(config, 256, 27), data.load(folder)
     state, epoch = jax.jit(trainer.init)(0), jax.jit(trainer.train_epoch)
