@@ -168,6 +168,7 @@ def check_descent(
     if not dual_averages(optimizer.init(params)):
         raise ValueError("optimizer must hold grda or another dual averaging")
 
+    @jax.jit
     def step(sign: float, weights: optax.Params, state: optax.OptState):
         gradient = jax.tree.map(lambda p: jnp.full_like(p, sign), params)
         updates, state = optimizer.update(gradient, state, weights, **extra_args)
