@@ -111,7 +111,8 @@ def table(rows: Rows, name: str, scale: float = 1.0) -> Cells:
                 cell[header] = text
         cell["rate"] = f"{mine[0]['pace']:g}"
         cell["state"] = f"{mine[0]['state']:.1f}"
-        cell["s a run"] = f"{np.mean([row['seconds'] for row in mine]):.2g}"
+        seconds = np.mean([row["seconds"] for row in mine])
+        cell["s a run"] = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
         cells.append(cell)
     return cells
 
@@ -126,10 +127,11 @@ def figure(rows: Rows, name: str, label: str, scale: float = 1.0) -> Figure:
     ticks = sorted({100 * row["sparsity"] for row in rows if row["sparsity"] > 0})
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set(xlabel="zeros in kernels, %", ylabel=label)
+    values = [scale * np.mean([row[name] for row in of]) for of in _points(rows)]
     if name.endswith("loss"):
-        ax.set_yscale("log")
+        if max(values) > 10 * min(values):
+            ax.set_yscale("log")
     else:  # where most of the lines are; those that fail are in the table
-        values = [scale * np.mean([row[name] for row in of]) for of in _points(rows)]
         best, low = max(values), np.quantile(values, 0.2)
         ax.set_ylim(low - 0.3 * (best - low), best + 0.1 * (best - low) + 0.1)
     figure = ax.figure
