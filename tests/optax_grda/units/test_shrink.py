@@ -388,3 +388,28 @@ def test_depthwise_and_grouped_convolutions(build):
     assert shapes(small)["c"] == (3, 3, 10, 3)
     assert_same(fn, params, small, args)
     assert re.search("depthwise", str(find_units(fn, params, *args)))
+
+
+@pytest.mark.parametrize("shift", [1.0, 0.5])
+def test_units_are_followed_through_padding_sums_and_updates(shift):
+    """Of dead units cos(0) - shift is left, which must be 0 all the way."""
+
+    def fn(params, x):
+        hidden = jnp.cos(x @ params["in"]) - shift
+        hidden = jnp.pad(hidden[:, None, :], ((0, 0), (1, 2), (0, 0)))
+        hidden = jnp.flip(jnp.cumsum(hidden, axis=1), axis=1)
+        longer = jnp.zeros((2, 6, hidden.shape[-1]))
+        longer = jax.lax.dynamic_update_slice(longer, hidden, (0, 1, 0))
+        return jnp.einsum("btu,uo->bto", longer, params["out"])
+
+    rng = np.random.default_rng(0)
+    dead = jnp.array([False, True, False, False, True])
+    params = {
+        "in": jnp.where(dead, 0, jnp.asarray(rng.standard_normal((3, 5)), jnp.float32)),
+        "out": jnp.asarray(rng.standard_normal((5, 2)), jnp.float32),
+    }
+    args = (jax.ShapeDtypeStruct((2, 3), jnp.float32),)
+    small = shrink(fn, params, *args)
+    left = 3 if shift == 1 else 5
+    assert shapes(small) == {"in": (3, left), "out": (left, 2)}
+    assert_same(fn, params, small, args)
