@@ -29,7 +29,7 @@ from experiments.rivals.snip import snip
 from experiments.rivals.st3 import st3
 from experiments.rivals.str_ import str_
 from experiments.rivals.top_kast import top_kast
-from experiments.training.optimizer import ADAM_GAIN
+from experiments.training.optimizer import GAINS
 from optax_grda import grda, sparsity_ramp, target_sparsity
 from optax_grda.proximal import Proximal, groups, hard, power, soft
 
@@ -83,7 +83,7 @@ def dial(
         task.rate if momentum else _pace(task),
         sparsity_ramp(task.sparsity, task.steps // 2),
         momentum=task.momentum if momentum else None,
-        gain=ADAM_GAIN if task.direction == "adam" else 0.5,
+        gain=GAINS[task.direction],
         proximal=map_,
         weight_decay=task.weight_decay,
     )

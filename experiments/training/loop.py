@@ -136,6 +136,7 @@ def passes_in_memory(trainer: Trainer, dataset: Dataset) -> "OnDevice | FromHost
 
 
 def _batch_by_batch(trainer: Trainer, dataset: Dataset) -> "FromHost":
+    """Passes over data in memory whose batches the host hands over."""
     batches = functools.partial(shuffled, trainer, dataset)
     return FromHost(trainer, batches, dataset.evaluation)
 

@@ -33,9 +33,9 @@ from optax_grda.units import Units, find_units
 PyTree = Any
 
 WARMUP = 0.05  # of the steps, in which the schedule warmup-cosine rises
-# Of the dial behind Adam, where accumulators crowd at the threshold: at 0.5 the zeros
-# of a transformer ended up to 0.3 points off, at 0.1 where they should.
-ADAM_GAIN = 0.1
+# Of the dial, by the direction. Behind Adam accumulators crowd at the threshold: at 0.5
+# the zeros of a transformer ended up to 0.3 points off, at 0.1 where they should.
+GAINS = {"gradient": 0.5, "adam": 0.1}
 
 
 def learning_rates(config: Config) -> np.ndarray:
@@ -136,7 +136,7 @@ def _make_sparse(
             # Half of all steps: from there on, garipov's learning rate falls.
             half = max(1, config.epochs * steps_per_epoch // 2)
             ramp = sparsity_ramp(settings["sparsity"], half)
-            gain = ADAM_GAIN if config.method.direction == "adam" else 0.5
+            gain = GAINS[config.method.direction]
             return target_sparsity(schedule, ramp, gain=gain, **shared)
     raise TypeError(f"method must be sparse, got {config.method}")
 
